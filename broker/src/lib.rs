@@ -1,0 +1,1 @@
+//! An MQTT broker whose first transport is QUIC.

@@ -1,0 +1,2 @@
+//! The `quelea` binary.
+fn main() {}

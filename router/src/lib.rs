@@ -1,0 +1,2 @@
+//! Who gets what: filters, interest of other shards, shared groups, retained messages, mailboxes.
+#![forbid(unsafe_code)]

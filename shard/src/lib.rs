@@ -1,0 +1,2 @@
+//! The broker's core: one core's sessions and connections, without I/O.
+#![forbid(unsafe_code)]

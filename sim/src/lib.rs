@@ -1,0 +1,2 @@
+//! The whole broker on a hostile, seeded network.
+#![forbid(unsafe_code)]

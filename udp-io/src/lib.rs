@@ -1,0 +1,1 @@
+//! The ring: datagrams, byte streams and the doorbell of one shard.
