@@ -1,7 +1,7 @@
 //! The filters of one shard: filter → subscribers.
 //!
 //! The first question of every PUBLISH that reaches a shard: which of its sessions want it? Filters without a
-//! wildcard are one lookup in a hash table; the others are a walk of the [trie](crate::trie), skipped while
+//! wildcard are one lookup in a hash table; the others are a walk of the trie, skipped while
 //! there are none.
 //!
 //! ```text

@@ -156,6 +156,7 @@ impl Interest {
             entry.get_mut().count -= 1;
             if entry.get().count == 0 {
                 entry.remove();
+                self.shrink();
             }
             return true;
         }
@@ -168,7 +169,7 @@ impl Interest {
             Some(shards) => entry.get_mut().shards = shards,
             None => {
                 entry.remove();
-                self.shrink_exact();
+                self.shrink();
             }
         }
         true
@@ -188,7 +189,11 @@ impl Interest {
         true
     }
 
-    fn shrink_exact(&mut self) {
+    /// Gives back what the tables no longer need, after a removal.
+    fn shrink(&mut self) {
+        if self.again.is_empty() {
+            self.again = HashTable::new();
+        }
         if self.exact.is_empty() {
             self.exact = HashTable::new();
         } else if self.exact.capacity() > SHRINK_ABOVE && self.exact.len() * 8 < self.exact.capacity() {

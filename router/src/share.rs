@@ -136,8 +136,8 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
     /// # Errors
     /// [`ShareFull`] if a limit would be exceeded; see [`drop_oldest`](Self::drop_oldest).
     pub fn push(&mut self, message: M, bytes: usize) -> Result<Seq, ShareFull<M>> {
-        let room = self.limits.bytes_max.saturating_sub(self.bytes);
-        if self.waiting.len() >= self.limits.messages_max || bytes > room {
+        let bytes_after = self.bytes.saturating_add(bytes);
+        if self.waiting.len() >= self.limits.messages_max || bytes_after > self.limits.bytes_max {
             return Err(ShareFull(message));
         }
         let seq = Seq(self.next_seq);

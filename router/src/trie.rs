@@ -27,7 +27,7 @@ pub(crate) const NONE: u32 = u32::MAX;
 
 pub(crate) struct Trie {
     hash: KeyedHash,
-    /// Slot 0 is the root and always live.
+    /// Slot 0 is the root, which lives as long as there is a filter.
     nodes: Slab<Node>,
     edges: IdTable,
     filters: usize,
@@ -64,10 +64,13 @@ enum Place {
 
 impl Trie {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut nodes = Slab::new();
-        let root = nodes.insert(Node::new(Label::new(""), 0, NONE));
-        assert_eq!(root, ROOT);
-        Self { hash: KeyedHash::new(seed), nodes, edges: IdTable::new(), filters: 0, label_bytes: 0 }
+        Self {
+            hash: KeyedHash::new(seed),
+            nodes: Slab::new(),
+            edges: IdTable::new(),
+            filters: 0,
+            label_bytes: 0,
+        }
     }
 
     /// The value of `filter`.
@@ -81,6 +84,10 @@ impl Trie {
         assert_ne!(value, NONE);
         let mut at = ROOT;
         let mut place = Place::Here;
+        if self.filters == 0 {
+            let root = self.nodes.insert(Node::new(Label::new(""), 0, NONE));
+            assert_eq!(root, ROOT);
+        }
         for level in filter.split('/') {
             match level {
                 "#" => place = Place::Rest,
@@ -101,8 +108,7 @@ impl Trie {
         if value == NONE {
             return None;
         }
-        self.filters -= 1;
-        self.prune(node);
+        self.forget_filter(node);
         Some(value)
     }
 
@@ -151,8 +157,7 @@ impl Trie {
                     continue;
                 }
                 *value = NONE;
-                self.filters -= 1;
-                self.prune(id);
+                self.forget_filter(id);
             }
         }
     }
@@ -166,6 +171,9 @@ impl Trie {
     }
 
     fn find(&self, filter: &str) -> Option<(u32, Place)> {
+        if self.filters == 0 {
+            return None;
+        }
         let mut at = ROOT;
         for level in filter.split('/') {
             match level {
@@ -243,7 +251,16 @@ impl Trie {
         }
     }
 
-    /// Frees `id` and its ancestors as far as they hold nothing.
+    /// Counts a filter less, whose value was at `node`, and frees what only it needed.
+    fn forget_filter(&mut self, node: u32) {
+        self.filters -= 1;
+        self.prune(node);
+        if self.filters == 0 {
+            self.nodes.remove(ROOT);
+        }
+    }
+
+    /// Frees `id` and its ancestors below the root as far as they hold nothing.
     fn prune(&mut self, mut id: u32) {
         while id != ROOT && self.nodes[id].is_bare() {
             let parent = self.nodes[id].parent;
