@@ -1,0 +1,4 @@
+//! The QUIC half of a shard against plain quinn-proto clients, on virtual time.
+
+mod streams;
+mod world;
