@@ -181,6 +181,11 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
         self.members.iter().map(|(key, member)| (*key, &member.options))
     }
 
+    /// Whether any member's client is connected.
+    pub fn has_online(&self) -> bool {
+        self.members.values().any(|member| member.online)
+    }
+
     /// Whether nobody is a member: the group can go, and what waits in it with it.
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
