@@ -108,3 +108,18 @@ fn a_restarted_broker_resets_the_connections_of_the_old_one() {
         assert_eq!(world.clients[client].lost().as_deref(), Some("Reset"));
     }
 }
+
+#[test]
+fn last_words_are_read_before_the_end_is_told() {
+    let (mut world, client, conn) = connected();
+    let stream = world.clients[client].open();
+    world.clients[client].write(stream, b"DISCONNECT");
+    world.clients[client].finish(stream);
+    world.pump();
+    let now = world.now;
+    world.clients[client].close(now, 0, b"");
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.broker.received[&(conn, StreamId(0))], b"DISCONNECT");
+    assert_eq!(world.broker.ends[&(conn, StreamId(0))], ReadEnd::Finished);
+    assert_eq!(closings(&world), [CloseWhy::Application(0, Bytes::new())]);
+}

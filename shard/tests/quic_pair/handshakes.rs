@@ -258,3 +258,51 @@ fn a_configuration_without_a_known_protocol_is_refused() {
     let unknown = QuicTls::new(certificate.server_config(&[b"mqtt", b"h3"])).err();
     assert!(matches!(&unknown, Some(TlsError::UnknownProtocol(name)) if name == "h3"), "{unknown:?}");
 }
+
+#[test]
+fn a_clients_certificate_is_asked_for_checked_and_kept() {
+    let (mut world, mut certificate) = world_with(&QuicSettings::default());
+    world.broker.shards[0].set_tls(certificate.server_that_asks(&certificate));
+    let without = world.client(&certificate);
+    world.run(Duration::from_secs(1));
+    assert!(world.clients[without].lost().expect("it shows none").contains("certificate"));
+    certificate.shown_by_clients = true;
+    let (_, conn) = world.connect(&certificate);
+    assert_eq!(world.broker.shards[0].peer_certificates(conn), [certificate.der]);
+}
+
+#[test]
+fn a_flood_of_first_packets_fills_nothing_but_the_counters() {
+    let settings = QuicSettings {
+        handshakes_in_flight_retry: 20,
+        handshakes_queued_max: 50,
+        handshakes_per_prefix_max: 10,
+        ..QuicSettings::default()
+    };
+    let (mut world, certificate) = world_with(&settings);
+    let (old, _) = world.connect(&certificate);
+    world.broker.handshakes_left = 0;
+    for number in 0..500 {
+        let client = world.client(&certificate);
+        // Forged, half of them in the name of one victim; nobody there will answer.
+        let address =
+            if number % 2 == 0 { [10, 66, 6, 6] } else { [10, 77, (number >> 8) as u8, number as u8] };
+        world.clients[client].forged = Some((address, 1_024 + number).into());
+        world.pump();
+        world.clients[client].dead = true;
+    }
+    world.run(Duration::from_millis(100));
+    let counters = *world.broker.shards[0].counters();
+    assert_eq!(world.broker.shards[0].handshakes_waiting(), 20);
+    assert_eq!(counters.retries_backlog + counters.retries_prefix, 480);
+    // The victim itself gets in, and who was there before is served.
+    world.broker.handshakes_left = usize::MAX;
+    let victim = world.client(&certificate);
+    world.clients[victim].address = ([10, 66, 6, 6], 9).into();
+    world.run(Duration::from_secs(12));
+    assert!(world.clients[victim].is_connected());
+    assert_eq!(world.clients[old].lost(), None);
+    let quic = &world.broker.shards[0];
+    assert_eq!((quic.connections(), quic.counters().handshakes_expired), (2, 20));
+    assert!(quic.is_idle());
+}

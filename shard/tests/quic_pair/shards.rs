@@ -25,6 +25,12 @@ fn connection_ids_keep_clients_on_the_shard_of_their_first_one() {
 }
 
 #[test]
+fn a_shard_may_be_moved_to_its_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<quelea_shard::quic::Quic>();
+}
+
+#[test]
 fn strays_are_handed_to_their_owner() {
     let (mut world, certificate) = world(2);
     // As if the kernel knew nothing of connection IDs.

@@ -69,6 +69,7 @@ fn echo_a_megabyte(world: &mut World, certificate: &Certificate) -> Duration {
         client.read(stream, &mut back) == ClientRead::Finished
     });
     assert!(back == sent, "{} bytes came back, or in the wrong order", back.len());
+    assert!(world.broker.longest_train > 1, "several datagrams left in one call");
     let blocked = |event: &QuicEvent| matches!(event, QuicEvent::Writable { .. }).then_some(());
     assert!(world.broker.find(blocked).is_some(), "the broker's writes were held back");
     assert_eq!(world.broker.unsent(0, conn, STREAM_0), 0);
@@ -206,6 +207,18 @@ fn more_streams_are_granted_on_request() {
     };
     assert_eq!(world.broker.events.iter().filter_map(opened).collect::<Vec<_>>(), [0, 4, 8]);
     assert_eq!(world.broker.received[&(conn, StreamId(8))], b"8");
+}
+
+#[test]
+fn tls_is_dropped_and_both_sides_know_the_same_channel_binding() {
+    let (mut world, certificate) = world();
+    let (client, conn) = world.connect(&certificate);
+    let mut theirs = [0; 32];
+    let session = world.clients[client].connection.crypto_session();
+    session.export_keying_material(&mut theirs, b"EXPORTER-Channel-Binding", b"").expect("TLS is there");
+    // Our session answers only once it has let go of TLS.
+    assert_eq!(world.broker.shards[0].channel_binding(conn), Some(theirs));
+    assert!(world.broker.shards[0].peer_certificates(conn).is_empty());
 }
 
 #[test]

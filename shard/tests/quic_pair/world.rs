@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quelea_shard::quic::{
-    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls, ReadEnd, StreamId, WriteEnd,
+    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls, ReadEnd, SEGMENTS_MAX, StreamId,
+    WriteEnd,
 };
 use quelea_shard::steering::Steering;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -20,6 +21,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 /// One direction's delay.
 pub(crate) const DELAY: Duration = Duration::from_millis(10);
@@ -180,6 +182,8 @@ pub(crate) struct Broker {
     pub(crate) ends: BTreeMap<(ConnId, StreamId), ReadEnd>,
     unsent: BTreeMap<(usize, ConnId, StreamId), Unsent>,
     pub(crate) forwarded: usize,
+    /// Most datagrams in one transmit.
+    pub(crate) longest_train: usize,
 }
 
 #[derive(Default)]
@@ -210,6 +214,7 @@ impl Broker {
             ends: BTreeMap::new(),
             unsent: BTreeMap::new(),
             forwarded: 0,
+            longest_train: 0,
         }
     }
 
@@ -252,7 +257,10 @@ impl Broker {
             let mut buffer = Vec::new();
             while let Some(transmit) = self.shards[number].poll_transmit(now, &mut buffer) {
                 assert_eq!(transmit.bytes, buffer.len());
-                for bytes in buffer.chunks(transmit.segment_bytes.unwrap_or(buffer.len())) {
+                let datagrams = buffer.chunks(transmit.segment_bytes.unwrap_or(buffer.len()));
+                assert!(datagrams.len() <= SEGMENTS_MAX);
+                self.longest_train = self.longest_train.max(datagrams.len());
+                for bytes in datagrams {
                     out.push(Flying { from: self.address, to: transmit.destination, bytes: bytes.to_vec() });
                 }
             }
@@ -520,6 +528,8 @@ pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
     key: Vec<u8>,
     pub(crate) provider: Arc<CryptoProvider>,
+    /// Clients that trust this certificate show it as their own, too.
+    pub(crate) shown_by_clients: bool,
 }
 
 impl Certificate {
@@ -528,7 +538,7 @@ impl Certificate {
         let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
         let certificate = parameters.self_signed(&key).expect("a certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        Self { der: certificate.der().clone(), key: key.serialize_der(), provider }
+        Self { der: certificate.der().clone(), key: key.serialize_der(), provider, shown_by_clients: false }
     }
 
     pub(crate) fn server(&self) -> Arc<QuicTls> {
@@ -547,14 +557,40 @@ impl Certificate {
         config
     }
 
-    fn client(&self, protocols: &[&[u8]]) -> Arc<QuicClientConfig> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.der.clone()).expect("a certificate");
-        let mut config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+    /// Serves only clients that show a certificate signed by `authority`.
+    pub(crate) fn server_that_asks(&self, authority: &Certificate) -> Arc<QuicTls> {
+        let provider = Arc::clone(&self.provider);
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authority.roots()), provider);
+        let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_cert_verifier(verifier.build().expect("a root"))
+            .with_single_cert(vec![self.der.clone()], key)
+            .expect("key and certificate belong together");
+        config.alpn_protocols = vec![b"mqtt".to_vec()];
+        QuicTls::new(config).expect("a valid configuration")
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a certificate");
+        roots
+    }
+
+    fn client(&self, protocols: &[&[u8]]) -> Arc<QuicClientConfig> {
+        let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(self.roots());
+        let mut config = if self.shown_by_clients {
+            let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
+            config
+                .with_client_auth_cert(vec![self.der.clone()], key)
+                .expect("key and certificate belong together")
+        } else {
+            config.with_no_client_auth()
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Arc::new(QuicClientConfig::try_from(config).expect("the provider serves QUIC"))
     }
