@@ -69,8 +69,8 @@ impl Steering {
 /// Shortest datagram that is steered: a long header's eight connection ID bytes end at byte 14.
 pub const DATAGRAM_BYTES_MIN: usize = 14;
 
-/// Most shards of one process: the hash keeps 16 bits, and an even spread wants far fewer.
-pub const SHARDS_MAX: usize = 1024;
+/// Most shards of one process: the hash yields 16 bits.
+pub const SHARDS_MAX: usize = 1 << 16;
 
 /// The header form bit (RFC 9000 §17.2).
 const LONG_HEADER: u8 = 0x80;

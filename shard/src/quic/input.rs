@@ -16,7 +16,8 @@ impl Quic {
     /// [`poll_transmit`](Self::poll_transmit).
     ///
     /// The hash of its connection ID is looked at first: every ID in use here names this shard, those that clients
-    /// choose included, so what names another shard cannot be ours.
+    /// choose included, so what names another shard cannot be ours. (A peer's stateless reset names a shard at random;
+    /// one that goes astray leaves its connection to the idle timeout.)
     pub fn handle_datagram(&mut self, now: Instant, from: Path, bytes: BytesMut) -> Handled {
         self.counters.datagrams_in += 1;
         self.counters.bytes_in += bytes.len() as u64;
@@ -77,7 +78,9 @@ impl Quic {
         self.clock.set(now);
         while let Some(slot) = self.wheel.pop_expired(now) {
             let Some(entry) = self.table.get_mut(slot) else { continue };
-            if matches!(entry.stage, Stage::Handshaking { until } if until <= now) {
+            if matches!(entry.stage, Stage::Handshaking { until } if until <= now)
+                && entry.connection.is_handshaking()
+            {
                 self.on_handshake_expired(slot);
             } else if entry.connection.poll_timeout().is_some_and(|deadline| deadline <= now) {
                 entry.connection.handle_timeout(now);

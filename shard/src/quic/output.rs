@@ -66,15 +66,19 @@ impl Quic {
                 return Some(Transmit::from_proto(&transmit));
             }
             entry.dirty = false;
-            // Sending may end a connection too: its packet numbers or its keys can be used up.
-            let ended = entry.connection.is_closed() && matches!(entry.stage, Stage::Open(_));
             self.settle(slot);
-            if ended {
-                self.mark_ready(slot);
-            }
+            self.on_sent(slot);
             self.arm_timer(now, slot);
         }
         None
+    }
+
+    /// Sending may end a connection too: its packet numbers or its keys can be used up.
+    fn on_sent(&mut self, slot: u32) {
+        let Some(entry) = self.table.get_mut(slot) else { return };
+        if entry.drained || entry.connection.is_closed() && entry.stage != Stage::Lingering {
+            self.mark_ready(slot);
+        }
     }
 
     /// Queues the answer that quinn-proto has written into `scratch`.

@@ -283,3 +283,77 @@ const ALERT_UNEXPECTED_MESSAGE: u8 = 10;
 /// The one exporter value that is kept: it binds an authentication exchange to this connection (RFC 9266 §2).
 const CHANNEL_BINDING_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 const CHANNEL_BINDING_BYTES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::quic::{ClientConnection, Version};
+
+    use super::*;
+
+    /// Shakes hands without a network; returns the server's present key and both sides' secrets of the next phases.
+    fn shake_hands() -> (Box<dyn rustls::quic::PacketKey>, Secrets, Secrets) {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let parameters = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a valid name");
+        let certificate = parameters.self_signed(&key).expect("a certificate").der().clone();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = &[&rustls::version::TLS13];
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.clone()).expect("a certificate");
+        let client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(versions)
+            .expect("TLS 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .expect("TLS 1.3")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+            .expect("key and certificate belong together");
+        let name = "localhost".try_into().expect("a name");
+        let client = ClientConnection::new(Arc::new(client), Version::V1, name, Vec::new()).expect("valid");
+        let server = ServerConnection::new(Arc::new(server), Version::V1, Vec::new()).expect("valid");
+        let mut ends = [Connection::from(client), Connection::from(server)];
+        let mut secrets = [None, None];
+        let mut present = None;
+        while ends.iter().any(|end| end.is_handshaking()) || secrets.iter().any(Option::is_none) {
+            for side in 0..2 {
+                let mut message = Vec::new();
+                if let Some(KeyChange::OneRtt { keys, next }) = ends[side].write_hs(&mut message) {
+                    secrets[side] = Some(next);
+                    present = Some(keys.local.packet);
+                }
+                ends[1 - side].read_hs(&message).expect("both are honest");
+            }
+        }
+        let [client, server] = secrets.map(|secrets| secrets.expect("the handshake is complete"));
+        (present.expect("either side's will do"), client, server)
+    }
+
+    /// Whether the server's key opens what the client's has sealed.
+    fn opens(server: &dyn PacketKey, client: &dyn rustls::quic::PacketKey) -> bool {
+        let mut payload = *b"payload";
+        let tag = client.encrypt_in_place(3, b"header", &mut payload).expect("sealed");
+        let mut packet = BytesMut::from(&payload[..]);
+        packet.extend_from_slice(tag.as_ref());
+        server.decrypt(3, b"header", &mut packet).is_ok() && packet[..] == b"payload"[..]
+    }
+
+    #[test]
+    fn phases_keep_their_keys_in_whatever_order_they_are_used_first() {
+        let (present, mut client, server) = shake_hands();
+        let theirs = [
+            client.next_packet_keys().local,
+            client.next_packet_keys().local,
+            client.next_packet_keys().local,
+        ];
+        let mut phases = NextPhase::first(&*present, server);
+        let ours = [phases.begin().remote, phases.begin().remote, phases.begin().remote];
+        for phase in [2, 0, 1] {
+            for (other, key) in theirs.iter().enumerate() {
+                assert_eq!(opens(&*ours[phase], &**key), phase == other, "{phase}, {other}");
+            }
+        }
+    }
+}

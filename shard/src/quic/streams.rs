@@ -71,7 +71,12 @@ impl Quic {
         let Some(entry) = self.table.open_mut(conn).filter(|_| stream.server_sends()) else { return 0 };
         match entry.connection.send_stream(stream.to_proto()).write_chunks(&mut []) {
             Ok(_) => self.settings.send_window as usize,
-            Err(WriteError::Blocked | WriteError::Stopped(_) | WriteError::ClosedStream) => 0,
+            Err(WriteError::Blocked) => {
+                // The peer is told that its window holds us back.
+                self.mark_dirty(conn.slot);
+                0
+            }
+            Err(WriteError::Stopped(_) | WriteError::ClosedStream) => 0,
         }
     }
 

@@ -7,15 +7,21 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quelea_shard::quic::{
-    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls, ReadEnd, StreamId, WriteEnd,
+    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls, ReadEnd, SEGMENTS_MAX, StreamId,
+    WriteEnd,
 };
 use quelea_shard::steering::Steering;
 use quinn_proto::crypto::rustls::QuicClientConfig;
+use quinn_proto::crypto::{CryptoError, HmacKey};
 use quinn_proto::{
-    ClientConfig, Connection, ConnectionHandle, DatagramEvent, Dir, Endpoint, EndpointConfig, Event,
-    ReadError, TransportConfig, VarInt,
+    ClientConfig, Connection, ConnectionHandle, ConnectionId, ConnectionIdGenerator, DatagramEvent, Dir,
+    Endpoint, EndpointConfig, Event, ReadError, TransportConfig, VarInt,
 };
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
 
 /// One direction's delay.
 pub(crate) const DELAY: Duration = Duration::from_millis(10);
@@ -43,11 +49,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(settings: &QuicSettings, shards: usize) -> Self {
-        Self::with_tls(settings, shards, &Certificate::new("localhost"))
-    }
-
-    pub(crate) fn with_tls(settings: &QuicSettings, shards: usize, certificate: &Certificate) -> Self {
+    pub(crate) fn new(settings: &QuicSettings, shards: usize, certificate: &Certificate) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "an Instant can be made in no other way; it never matters which"
@@ -78,8 +80,7 @@ impl World {
         adjust: impl FnOnce(&mut TransportConfig),
     ) -> usize {
         let number = self.clients.len();
-        let address = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 5_000));
-        self.clients.push(Client::new(self.now, address, certificate, protocols, adjust));
+        self.clients.push(Client::new(self.now, number, certificate, protocols, adjust));
         number
     }
 
@@ -181,6 +182,8 @@ pub(crate) struct Broker {
     pub(crate) ends: BTreeMap<(ConnId, StreamId), ReadEnd>,
     unsent: BTreeMap<(usize, ConnId, StreamId), Unsent>,
     pub(crate) forwarded: usize,
+    /// Most datagrams in one transmit.
+    pub(crate) longest_train: usize,
 }
 
 #[derive(Default)]
@@ -211,6 +214,7 @@ impl Broker {
             ends: BTreeMap::new(),
             unsent: BTreeMap::new(),
             forwarded: 0,
+            longest_train: 0,
         }
     }
 
@@ -253,7 +257,10 @@ impl Broker {
             let mut buffer = Vec::new();
             while let Some(transmit) = self.shards[number].poll_transmit(now, &mut buffer) {
                 assert_eq!(transmit.bytes, buffer.len());
-                for bytes in buffer.chunks(transmit.segment_bytes.unwrap_or(buffer.len())) {
+                let datagrams = buffer.chunks(transmit.segment_bytes.unwrap_or(buffer.len()));
+                assert!(datagrams.len() <= SEGMENTS_MAX);
+                self.longest_train = self.longest_train.max(datagrams.len());
+                for bytes in datagrams {
                     out.push(Flying { from: self.address, to: transmit.destination, bytes: bytes.to_vec() });
                 }
             }
@@ -313,10 +320,10 @@ impl Broker {
         self.events.iter().map(|(_, event)| event).find_map(wanted)
     }
 
-    pub(crate) fn shard_of(&self, conn: ConnId) -> usize {
-        let connected =
-            |event: &QuicEvent| matches!(event, QuicEvent::Connected { conn: c, .. } if *c == conn);
-        self.events.iter().find(|(_, event)| connected(event)).expect("it is connected").0
+    /// The shard that announced the connection from `peer`; names are a shard's own.
+    pub(crate) fn shard_of(&self, peer: SocketAddr) -> usize {
+        let here = |event: &QuicEvent| matches!(event, QuicEvent::Connected { peer: p, .. } if *p == peer);
+        self.events.iter().find(|(_, event)| here(event)).expect("it is connected").0
     }
 }
 
@@ -326,6 +333,8 @@ pub(crate) struct Client {
     handle: ConnectionHandle,
     pub(crate) connection: Connection,
     pub(crate) address: SocketAddr,
+    /// What its datagrams claim as their origin, if it is not `address`.
+    pub(crate) forged: Option<SocketAddr>,
     pub(crate) events: VecDeque<Event>,
     /// Answer nothing any more.
     pub(crate) dead: bool,
@@ -336,18 +345,22 @@ pub(crate) struct Client {
 impl Client {
     fn new(
         now: Instant,
-        address: SocketAddr,
+        number: usize,
         certificate: &Certificate,
         protocols: &[&[u8]],
         adjust: impl FnOnce(&mut TransportConfig),
     ) -> Self {
-        let mut config = EndpointConfig::default();
-        config.rng_seed(Some([address.port() as u8; 32]));
+        let address = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], 5_000));
+        let seed = [number as u8; 32];
+        let mut config = EndpointConfig::new(Arc::new(NoResets));
+        config.rng_seed(Some(seed)).cid_generator(move || Box::new(SeededCids(StdRng::from_seed(seed))));
         let mut endpoint = Endpoint::new(Arc::new(config), None, true, None);
         let mut transport = TransportConfig::default();
+        transport.max_idle_timeout(None);
         adjust(&mut transport);
         let mut client = ClientConfig::new(certificate.client(protocols));
         client.transport_config(Arc::new(transport));
+        client.initial_dst_cid_provider(Arc::new(move || initial_cid(number)));
         let server = SocketAddr::from(([192, 0, 2, 1], 14_567));
         let (handle, connection) =
             endpoint.connect(now, client, server, "localhost").expect("a valid target");
@@ -356,6 +369,7 @@ impl Client {
             handle,
             connection,
             address,
+            forged: None,
             events: VecDeque::new(),
             dead: false,
             datagrams_in: 0,
@@ -401,7 +415,8 @@ impl Client {
         let mut buffer = Vec::new();
         while let Some(transmit) = self.connection.poll_transmit(now, 1, &mut buffer) {
             self.datagrams_out += 1;
-            out.push(Flying { from: self.address, to, bytes: buffer[..transmit.size].to_vec() });
+            let from = self.forged.unwrap_or(self.address);
+            out.push(Flying { from, to, bytes: buffer[..transmit.size].to_vec() });
             buffer.clear();
         }
     }
@@ -467,10 +482,54 @@ pub(crate) enum ClientRead {
     Gone,
 }
 
-/// A self-signed certificate and its key.
+/// The client's own connection IDs, from a seed.
+struct SeededCids(StdRng);
+
+impl ConnectionIdGenerator for SeededCids {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut cid = [0; 8];
+        self.0.fill_bytes(&mut cid);
+        ConnectionId::new(&cid)
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The first destination a client makes up: eight random bytes by its number.
+pub(crate) fn initial_cid(number: usize) -> ConnectionId {
+    SeededCids(StdRng::seed_from_u64(number as u64)).generate_cid()
+}
+
+/// The clients' reset tokens; no test lets a client forget its connection.
+struct NoResets;
+
+impl HmacKey for NoResets {
+    fn sign(&self, _: &[u8], signature: &mut [u8]) {
+        signature.fill(0);
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, _: &[u8], _: &[u8]) -> Result<(), CryptoError> {
+        Err(CryptoError)
+    }
+}
+
+/// A self-signed certificate and its key, and the provider that both sides use with it.
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
     key: Vec<u8>,
+    pub(crate) provider: Arc<CryptoProvider>,
+    /// Clients that trust this certificate show it as their own, too.
+    pub(crate) shown_by_clients: bool,
 }
 
 impl Certificate {
@@ -478,7 +537,8 @@ impl Certificate {
         let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key");
         let parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).expect("a valid name");
         let certificate = parameters.self_signed(&key).expect("a certificate");
-        Self { der: certificate.der().clone(), key: key.serialize_der() }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        Self { der: certificate.der().clone(), key: key.serialize_der(), provider, shown_by_clients: false }
     }
 
     pub(crate) fn server(&self) -> Arc<QuicTls> {
@@ -487,8 +547,7 @@ impl Certificate {
 
     pub(crate) fn server_config(&self, protocols: &[&[u8]]) -> rustls::ServerConfig {
         let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
             .with_no_client_auth()
@@ -498,15 +557,40 @@ impl Certificate {
         config
     }
 
-    fn client(&self, protocols: &[&[u8]]) -> Arc<QuicClientConfig> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.der.clone()).expect("a certificate");
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = rustls::ClientConfig::builder_with_provider(provider)
+    /// Serves only clients that show a certificate signed by `authority`.
+    pub(crate) fn server_that_asks(&self, authority: &Certificate) -> Arc<QuicTls> {
+        let provider = Arc::clone(&self.provider);
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authority.roots()), provider);
+        let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
+        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("TLS 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+            .with_client_cert_verifier(verifier.build().expect("a root"))
+            .with_single_cert(vec![self.der.clone()], key)
+            .expect("key and certificate belong together");
+        config.alpn_protocols = vec![b"mqtt".to_vec()];
+        QuicTls::new(config).expect("a valid configuration")
+    }
+
+    fn roots(&self) -> rustls::RootCertStore {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a certificate");
+        roots
+    }
+
+    fn client(&self, protocols: &[&[u8]]) -> Arc<QuicClientConfig> {
+        let config = rustls::ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("TLS 1.3")
+            .with_root_certificates(self.roots());
+        let mut config = if self.shown_by_clients {
+            let key = PrivateKeyDer::Pkcs8(self.key.clone().into());
+            config
+                .with_client_auth_cert(vec![self.der.clone()], key)
+                .expect("key and certificate belong together")
+        } else {
+            config.with_no_client_auth()
+        };
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         Arc::new(QuicClientConfig::try_from(config).expect("the provider serves QUIC"))
     }
