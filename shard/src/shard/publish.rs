@@ -96,7 +96,7 @@ impl Shard {
     fn fan_out(
         &mut self,
         now: Instant,
-        message: Message,
+        message: &Message,
         origin: Origin,
         reason: ReasonCode,
     ) -> Option<ReasonCode> {
