@@ -51,6 +51,10 @@ impl Name {
         Name { bytes, length: NAME_BYTES_MAX as u8 }
     }
 
+    /// No address: for tests on sockets that have none.
+    #[cfg(test)]
+    pub(crate) const NONE: Name = Name { bytes: [0; NAME_BYTES_MAX], length: 0 };
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes[..usize::from(self.length)]
     }

@@ -163,9 +163,10 @@ impl Ring {
     /// Only those of waiting itself, which mean that the ring is broken. What happens to a socket goes to the sink or is counted.
     pub fn poll(&mut self, wait: Option<Duration>, sink: &mut impl Sink) -> io::Result<usize> {
         self.flush()?;
+        // Also when there is no time to wait: a busy ring must come back to accepting, too.
+        let wait = self.end_accept_pauses(wait)?;
         let mut handed = self.streams.report_due(EVENTS_MAX, &mut self.counters, sink);
-        let wait =
-            if handed > 0 || self.streams.has_due() { Some(Duration::ZERO) } else { self.bound_wait(wait)? };
+        let wait = if handed > 0 || self.streams.has_due() { Some(Duration::ZERO) } else { wait };
         let ready = self.epoll.wait(&mut self.events, wait)?;
         for index in 0..ready {
             let event = self.events.get(index);
@@ -291,7 +292,7 @@ impl Ring {
     }
 
     /// Ends accept pauses that are over, and shortens the wait to the end of the next.
-    fn bound_wait(&mut self, wait: Option<Duration>) -> io::Result<Option<Duration>> {
+    fn end_accept_pauses(&mut self, wait: Option<Duration>) -> io::Result<Option<Duration>> {
         let mut bounded = wait;
         for (index, listener) in self.listeners.iter_mut().enumerate() {
             let Some(listener) = listener else { continue };

@@ -242,3 +242,99 @@ fn is_icmp(error: &io::Error) -> bool {
 const TRAIN_DATAGRAMS_MAX: usize = 64;
 /// The longest UDP payload over IPv4: 65,535 less 20 of IP header and 8 of UDP header.
 const TRAIN_BYTES_MAX: usize = 65_507;
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+    use crate::sink::UdpId;
+
+    /// Loopback takes every UDP datagram at once. A pair of Unix sockets holds back as a full device does, and its datagrams need
+    /// no name.
+    struct Held {
+        queue: SendQueue,
+        near: UnixDatagram,
+        far: UnixDatagram,
+        counters: Counters,
+    }
+
+    impl Held {
+        fn new(queued_max: usize) -> Held {
+            let (near, far) = UnixDatagram::pair().unwrap();
+            far.set_nonblocking(true).unwrap();
+            let queue = SendQueue::new(1 << 16, queued_max, false, true);
+            Held { queue, near, far, counters: Counters::default() }
+        }
+
+        fn push(&mut self, number: u32) {
+            let contents = number.to_be_bytes();
+            let destination = "127.0.0.1:9".parse().unwrap();
+            let transmit = Outgoing {
+                udp: UdpId(0),
+                destination,
+                source: None,
+                ecn: None,
+                segment_bytes: None,
+                contents: &contents,
+            };
+            self.queue.push(self.near.as_fd(), &transmit, &mut self.counters);
+            if let Some(entry) = self.queue.queued.last_mut() {
+                entry.name = Name::NONE;
+            }
+        }
+
+        fn flush(&mut self) {
+            self.queue.flush(self.near.as_fd(), &mut self.counters);
+        }
+
+        fn take(&self, taken: &mut Vec<u32>) {
+            let mut buffer = [0; 4];
+            while self.far.recv(&mut buffer).is_ok() {
+                taken.push(u32::from_be_bytes(buffer));
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_socket_keeps_the_queue_in_order_until_it_has_room() {
+        let mut held = Held::new(10_000);
+        (0..5_000).for_each(|number| held.push(number));
+        held.flush();
+        assert!(held.queue.is_blocked() && !held.queue.is_empty());
+        let mut taken = Vec::new();
+        let mut rounds = 0;
+        while !held.queue.is_empty() {
+            held.take(&mut taken);
+            let sent = held.counters.datagrams_out;
+            held.flush();
+            assert_eq!(held.counters.datagrams_out, sent, "not before the socket says so");
+            held.queue.unblock();
+            held.flush();
+            rounds += 1;
+        }
+        held.take(&mut taken);
+        assert!(taken.into_iter().eq(0..5_000));
+        assert!(rounds > 1 && held.counters.sends_blocked >= rounds);
+        assert_eq!((held.counters.datagrams_out, held.queue.used), (5_000, 0));
+    }
+
+    #[test]
+    fn behind_a_full_socket_the_newest_are_dropped_and_counted() {
+        let mut held = Held::new(100);
+        (0..5_000).for_each(|number| held.push(number));
+        held.flush();
+        let dropped = held.counters.dropped_arena_full;
+        assert_eq!(held.queue.queued.len(), 100);
+        assert_eq!(held.counters.datagrams_out + 100 + dropped, 5_000);
+        let mut taken = Vec::new();
+        while !held.queue.is_empty() {
+            held.take(&mut taken);
+            held.queue.unblock();
+            held.flush();
+        }
+        held.take(&mut taken);
+        assert!(taken.into_iter().eq(0..5_000 - dropped as u32), "the oldest, in order");
+    }
+}

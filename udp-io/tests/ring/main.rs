@@ -1,6 +1,7 @@
 //! The ring through its public surface, on loopback, with ports that the kernel chooses.
 
 mod datagrams;
+mod descriptors;
 mod doors;
 mod groups;
 mod steering;
@@ -17,8 +18,6 @@ struct Heard {
     datagrams: Vec<HeardDatagram>,
     opened: Vec<(DoorId, ListenerId, SocketAddr, SocketAddr)>,
     bytes: BTreeMap<DoorId, Vec<u8>>,
-    /// The longest single delivery.
-    longest_read: usize,
     closed: Vec<(DoorId, Closed)>,
     written: Vec<DoorId>,
     doorbells: usize,
@@ -54,7 +53,6 @@ impl Sink for Heard {
     }
 
     fn bytes(&mut self, door: DoorId, bytes: &[u8]) {
-        self.longest_read = self.longest_read.max(bytes.len());
         self.bytes.entry(door).or_default().extend_from_slice(bytes);
     }
 
@@ -102,9 +100,24 @@ fn poll_until(ring: &mut Ring, heard: &mut Heard, awaited: &str, mut done: impl 
     }
 }
 
+/// Polls until the ring's own state is `done`, or fails saying what was awaited.
+fn poll_until_ring(ring: &mut Ring, heard: &mut Heard, awaited: &str, done: impl Fn(&Ring) -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done(ring) {
+        assert!(Instant::now() < deadline, "never came: {awaited}; counters: {:?}", ring.counters());
+        ring.poll(Some(Duration::from_millis(20)), heard).unwrap();
+    }
+}
+
 /// Polls until a poll finds nothing to do.
 fn poll_all(ring: &mut Ring, heard: &mut Heard) {
     while ring.poll(Some(Duration::ZERO), heard).unwrap() > 0 {}
+}
+
+#[test]
+fn a_ring_may_be_built_on_one_thread_and_used_on_another() {
+    fn assert_send<T: Send>(_: &T) {}
+    assert_send(&ring());
 }
 
 /// Generous: the machine may be busy.
