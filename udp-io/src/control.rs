@@ -7,7 +7,7 @@
 //! ```
 
 use std::mem::size_of;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use libc::c_int;
 
@@ -119,9 +119,17 @@ impl IncomingControl {
     fn take(&mut self, level: c_int, kind: c_int, payload: &[u8]) {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // The second word is the address to answer from, which differs from the header's for broadcasts.
-                let octets = payload.get(4..).and_then(|rest| rest.first_chunk::<4>());
-                self.local = octets.map(|octets| IpAddr::from(*octets));
+                // The second word is the address to answer from, the third the one in the header, which may be a
+                // broadcast's. A datagram that was queued before the option was set has only the latter.
+                let words = payload.get(4..).and_then(|rest| rest.first_chunk::<8>());
+                self.local = words.map(|&[a, b, c, d, e, f, g, h]| {
+                    let answer_from = Ipv4Addr::new(a, b, c, d);
+                    IpAddr::V4(if answer_from.is_unspecified() {
+                        Ipv4Addr::new(e, f, g, h)
+                    } else {
+                        answer_from
+                    })
+                });
             }
             (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
                 let octets = payload.first_chunk::<16>();

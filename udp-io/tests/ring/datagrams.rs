@@ -148,6 +148,24 @@ fn an_answer_leaves_from_the_address_that_was_asked() {
     assert_eq!((&buffer[..length], from), (b"answer".as_slice(), asked));
 }
 
+/// Between binding a group and the start of its rings, clients of the last run go on sending.
+#[test]
+fn what_came_before_the_ring_is_reported_like_the_rest() {
+    for ip in ["127.0.0.1", "::1"] {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        let address = socket.local_addr().unwrap();
+        let (mut sender, udp, from) = ring_on(ip, &RingConfig::default());
+        sender.send(&Outgoing { ecn: Some(1), ..to(udp, address, b"early") });
+        sender.flush().unwrap();
+        let mut receiver = Ring::new(&RingConfig::default()).unwrap();
+        receiver.add_udp(socket).unwrap();
+        let mut heard = Heard::default();
+        poll_until(&mut receiver, &mut heard, "the early one", |heard| !heard.datagrams.is_empty());
+        let early = &heard.datagrams[0];
+        assert_eq!((early.peer, early.local, early.ecn), (from, Some(address.ip()), Some(1)));
+    }
+}
+
 /// A socket of both families sees IPv4 peers under mapped addresses; nothing above the ring does.
 #[test]
 fn mapped_addresses_are_normalised_and_answered() {
