@@ -1,7 +1,8 @@
 //! Which shard a connection ID belongs to: the arithmetic alone.
 //!
-//! The same rule runs three times: in the kernel (`filter.rs` turns it into classic BPF), here, and in the `shard` crate, which
-//! draws its connection IDs until the rule names it. They are kept equal by `tests/steering_vectors.txt`.
+//! The same rule runs three times: in the kernel (`filter.rs` turns it into classic BPF), here, and in the
+//! `shard` crate, which draws its connection IDs until the rule names it. They are kept equal by
+//! `tests/steering_vectors.txt`.
 //!
 //! ```text
 //! key (16 bytes, big-endian words)   k1 | 1 · k2 | 1 · k3 | 1 · seed
@@ -12,11 +13,13 @@
 //!   a = a * k3                shard = (a >> 16) mod N
 //! ```
 //!
-//! Multiplication carries only upwards, so the low bits of a product are weak: the shifts bring high bits down between the rounds
-//! and the result is taken from the high half. The rule hides which shard serves a connection from an observer without the key; it
-//! is not a cryptographic hash, and nothing but the spread of load depends on it.
+//! Multiplication carries only upwards, so the low bits of a product are weak: the shifts bring high bits
+//! down between the rounds and the result is taken from the high half. The rule hides which shard serves a
+//! connection from an observer without the key; it is not a cryptographic hash, and nothing but the spread of
+//! load depends on it.
 
-/// The steering rule of one group of shards: a key and the number of shards. Cheap to copy; the same in every shard.
+/// The steering rule of one group of shards: a key and the number of shards. Cheap to copy; the same in every
+/// shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Steering {
     pub(crate) k1: u32,
@@ -63,8 +66,9 @@ impl Steering {
         (a % self.shards) as usize
     }
 
-    /// The shard that a UDP payload belongs to: its destination connection ID lies at offset 6 of a long header and 1 of a
-    /// short one (RFC 9000 §17.2, §17.3). `None` if it is shorter than [`DATAGRAM_BYTES_MIN`]: the kernel then spreads by address.
+    /// The shard that a UDP payload belongs to: its destination connection ID lies at offset 6 of a long
+    /// header and 1 of a short one (RFC 9000 §17.2, §17.3). `None` if it is shorter than
+    /// [`DATAGRAM_BYTES_MIN`]: the kernel then spreads by address.
     #[must_use]
     pub fn shard_of_datagram(&self, bytes: &[u8]) -> Option<usize> {
         if bytes.len() < DATAGRAM_BYTES_MIN {
@@ -76,8 +80,9 @@ impl Steering {
     }
 }
 
-/// Shorter datagrams cannot hold 8 bytes of connection ID behind a long header; one bound for both headers keeps the kernel
-/// program to a single comparison, and no valid QUIC packet is this short (RFC 9000 §10.3: at least 21 bytes).
+/// Shorter datagrams cannot hold 8 bytes of connection ID behind a long header; one bound for both headers
+/// keeps the kernel program to a single comparison, and no valid QUIC packet is this short (RFC 9000 §10.3:
+/// at least 21 bytes).
 pub const DATAGRAM_BYTES_MIN: usize = DCID_OFFSET_LONG + 8;
 pub(crate) const DCID_OFFSET_LONG: usize = 6;
 pub(crate) const DCID_OFFSET_SHORT: usize = 1;
