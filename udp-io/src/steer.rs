@@ -30,10 +30,11 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// A rule from 16 random bytes, for `shards` shards (1 to 65,536).
+    /// A rule from 16 random bytes, for `shards` shards (1 to 1,024).
     ///
     /// # Panics
-    /// If `shards` is 0 or greater than 65,536: the hash yields 16 bits.
+    /// If `shards` is 0 or greater than 1,024: the hash yields 16 bits, and with more its remainder would favour
+    /// the first shards by over 1 %.
     #[must_use]
     pub fn new(key: [u8; 16], shards: usize) -> Steering {
         assert!((1..=SHARDS_MAX).contains(&shards), "between 1 and {SHARDS_MAX} shards, not {shards}");
@@ -90,4 +91,5 @@ pub(crate) const LONG_HEADER_BIT: u8 = 0x80;
 pub(crate) const ROUND1_SHIFT: u32 = 15;
 pub(crate) const ROUND2_SHIFT: u32 = 13;
 pub(crate) const RESULT_SHIFT: u32 = 16;
-const SHARDS_MAX: usize = 1 << 16;
+/// As in the `shard` crate.
+const SHARDS_MAX: usize = 1024;
