@@ -6,4 +6,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod certificate;
 pub mod config;
+pub mod state_dir;

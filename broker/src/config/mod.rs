@@ -58,7 +58,7 @@ pub struct Config {
 pub struct BrokerSection {
     /// One shard per core, or a given number.
     pub shards: Shards,
-    /// Keys, development certificate and lock. `None`: the default of the platform.
+    /// Keys, development certificate and lock. `None`: [`crate::state_dir::default_path`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
     /// Ceiling of all memory that peers can cause.
