@@ -7,5 +7,9 @@
 #![forbid(unsafe_code)]
 
 pub mod certificate;
+pub mod cli;
 pub mod config;
+pub mod limits;
+pub mod logging;
+pub mod memory;
 pub mod state_dir;
