@@ -1,2 +1,1 @@
-//! The `quelea` binary.
 fn main() {}
