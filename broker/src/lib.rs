@@ -14,3 +14,4 @@ pub mod limits;
 pub mod logging;
 pub mod memory;
 pub mod state_dir;
+pub mod tls;

@@ -1,1 +1,3 @@
+//! The `quelea` binary.
+
 fn main() {}

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quelea::certificate::{Certificate, CurrentCertificate, DEVELOPMENT_PUBLIC_FILE, Source};
@@ -145,4 +146,83 @@ fn an_invalid_certificate_is_refused_on_reload_and_the_old_one_stays() {
     std::fs::remove_file(&paths.1).unwrap();
     assert!(current.reload(&state, now()).unwrap_err().to_string().contains("a.key: No such file"));
     assert_eq!(current.get().fingerprint(), before);
+}
+
+/// Runs a TLS handshake in memory and gives the certificate that the client was shown.
+fn handshake(server: &Arc<rustls::ServerConfig>) -> rustls_pki_types::CertificateDer<'static> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider));
+    let client = client.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+    let any = Arc::new(AnyCertificate(provider));
+    let mut client = client.dangerous().with_custom_certificate_verifier(any).with_no_client_auth();
+    client.alpn_protocols = vec![b"mqtt".to_vec()];
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut server = rustls::ServerConnection::new(Arc::clone(server)).unwrap();
+    while client.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut bytes.as_slice()).unwrap();
+        server.process_new_packets().unwrap();
+        let mut bytes = Vec::new();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut bytes.as_slice()).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    assert_eq!(client.alpn_protocol(), Some(&b"mqtt"[..]));
+    client.peer_certificates().unwrap()[0].clone().into_owned()
+}
+
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl rustls::client::danger::ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &[rustls_pki_types::CertificateDer<'_>],
+        _: &rustls_pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls_pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not offered".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &rustls_pki_types::CertificateDer<'_>,
+        signature: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[test]
+fn handshakes_after_a_reload_see_the_new_certificate() {
+    let (directory, state) = state();
+    let paths = write_pair(directory.path(), "a", now() + 100 * DAY);
+    let current = Arc::new(CurrentCertificate::load(files(&paths), &state, now()).unwrap());
+    let server = Arc::new(quelea::tls::server_config(Arc::clone(&current)).unwrap());
+    let first = handshake(&server);
+    assert_eq!(&first, current.get().leaf());
+    write_pair(directory.path(), "a", now() + 100 * DAY);
+    current.reload(&state, now()).unwrap();
+    let second = handshake(&server);
+    assert_ne!(second, first);
+    assert_eq!(&second, current.get().leaf());
 }

@@ -81,7 +81,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `on_slow`",
         ),
         (
             "\n\n[mqt]\n",
@@ -140,6 +140,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: tcp.allow_anonymous: invalid type: string \"yes\", expected a boolean",
         ),
         ("[log]\nformat = \"xml\"", "FILE:2: log.format: unknown variant `xml`, expected `text` or `json`"),
+        (
+            "[mqtt]\non_full = \"block\"",
+            "FILE:2: mqtt.on_full: unknown variant `block`, expected one of `drop_oldest`, `drop_new`, `end_session`",
+        ),
         ("tcp = 3", "FILE:1: tcp: invalid type: integer `3`, expected a section"),
         (
             "[tls]\ncertificate = \"a.pem\"",

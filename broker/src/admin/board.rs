@@ -43,7 +43,7 @@ pub enum Phase {
 /// The values of all shards.
 #[derive(Debug)]
 pub struct Board {
-    descriptors: &'static [Descriptor],
+    descriptors: Box<[Descriptor]>,
     rows: Box<[Row]>,
     phase: AtomicU8,
     since: Instant,
@@ -62,13 +62,15 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 impl Board {
     /// A board of zeros. `now` is the shards' first heartbeat.
     #[must_use]
-    pub fn new(descriptors: &'static [Descriptor], shards: usize, now: Instant) -> Self {
+    pub fn new(descriptors: impl Into<Box<[Descriptor]>>, shards: usize, now: Instant) -> Self {
+        let descriptors = descriptors.into();
         let row = |_| Row {
             beat_ms: CachePadded::new(AtomicU64::new(0)),
             values: descriptors.iter().map(|_| AtomicU64::new(0)).collect(),
         };
         let phase = AtomicU8::new(Phase::Serving as u8);
-        Self { descriptors, rows: (0..shards).map(row).collect(), phase, since: now }
+        let rows = (0..shards).map(row).collect();
+        Self { descriptors, rows, phase, since: now }
     }
 
     /// Stores a shard's values, in the order of the descriptors, and its heartbeat.
@@ -108,8 +110,8 @@ impl Board {
         Ok(())
     }
 
-    /// The columns, grouped by name: each group with the value of every shard.
-    pub(super) fn columns(&self) -> impl Iterator<Item = (usize, &'static Descriptor)> {
+    /// The columns with their numbers, neighbours of one name together.
+    pub(super) fn columns(&self) -> impl Iterator<Item = (usize, &Descriptor)> {
         self.descriptors.iter().enumerate()
     }
 

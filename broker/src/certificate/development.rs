@@ -34,7 +34,7 @@ pub(super) fn load_or_make(state: &StateDir, now: SystemTime) -> Result<Certific
             Ok(found) if !found.expires_within(RENEW_WITHIN, now) => return Ok(found),
             Ok(_) => tracing::info!(path = %path.display(), "renewing the development certificate"),
             Err(what) => {
-                tracing::warn!(path = %path.display(), what, "replacing a damaged development certificate")
+                tracing::warn!(path = %path.display(), what, "replacing a damaged development certificate");
             }
         },
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => {}

@@ -145,6 +145,36 @@ pub struct MqttSection {
     pub queue_messages_max: u32,
     /// Bytes that wait for one session.
     pub queue_bytes_max: ByteSize,
+    /// Who pays when the queue of a session without a client is full.
+    pub on_full: OnFull,
+    /// Who pays when a connected subscriber has kept its publishers waiting for too long.
+    pub on_slow: OnSlow,
+}
+
+/// What happens to a message for an offline session whose queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// The oldest waiting message makes room.
+    #[default]
+    DropOldest,
+    /// The new message is dropped.
+    DropNew,
+    /// The session ends: what it holds is dropped and its client starts anew.
+    EndSession,
+}
+
+/// What happens to a connected subscriber that stays full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnSlow {
+    /// DISCONNECT with 0x97 (quota exceeded).
+    #[default]
+    Disconnect,
+    /// The oldest waiting message makes room.
+    DropOldest,
+    /// The messages that waited are dropped.
+    DropNew,
 }
 
 /// `[log]`
@@ -230,6 +260,8 @@ impl Default for MqttSection {
             session_expiry_max: Duration::from_secs(7 * 24 * 60 * 60),
             queue_messages_max: 1_000,
             queue_bytes_max: ByteSize(1 << 20),
+            on_full: OnFull::DropOldest,
+            on_slow: OnSlow::Disconnect,
         }
     }
 }
