@@ -1,0 +1,281 @@
+//! Encode once, fan out by reference.
+//!
+//! A [`PublishImage`] is a message as it lies on the wire, without anything that differs between receivers:
+//!
+//! ```text
+//!   ┌──────────────┬─────────────────────────────────────────────────┬─────────┐
+//!   │ length topic │ payload format, response topic, correlation     │ payload │   one allocation, shared
+//!   │              │ data, content type, user properties (5.0 form)  │         │
+//!   └──────────────┴─────────────────────────────────────────────────┴─────────┘
+//!   0              topic_end                                   properties_end
+//! ```
+//!
+//! For one receiver, [`PublishImage::encode_head`] writes what is his own (fixed header, packet identifier, what is left
+//! of the message's lifetime, subscription identifiers, topic alias) around copies of the two short parts; the payload
+//! follows by reference.
+
+use core::num::NonZeroU16;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::frame::PACKET_BYTES_MAX;
+use crate::packet::connect::Will;
+use crate::packet::publish::{Forwarded, Publish, first_byte};
+use crate::property::PropertyId;
+use crate::topic::TopicName;
+use crate::version::{PacketId, QoS, Version};
+use crate::writer::{Properties, Sink, packet_bytes, put_var_int, var_int_bytes};
+
+/// A message's wire image, shared by all its receivers; a clone is a reference count.
+///
+/// There is no alias, no subscription identifier and no lifetime in it: those belong to a [`Delivery`].
+///
+/// ```
+/// use bytes::BytesMut;
+/// use quelea_mqtt::{Delivery, PacketId, Publish, PublishImage, QoS, TopicName, Version};
+///
+/// let topic = TopicName::new("home/door", 128)?;
+/// let image = PublishImage::from_publish(&Publish::new(topic, b"open"), topic);
+/// let mut out = BytesMut::new();
+/// for packet_id in [1, 2] {
+///     let to = Delivery { packet_id: PacketId::new(packet_id), ..Delivery::new(Version::V5, QoS::AtLeastOnce) };
+///     image.encode(&to, &mut out);
+/// }
+/// assert_eq!(out, b"\x32\x12\0\x09home/door\0\x01\0open\x32\x12\0\x09home/door\0\x02\0open"[..]);
+/// # Ok::<(), quelea_mqtt::TopicError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PublishImage {
+    wire: Bytes,
+    topic_end: u32,
+    properties_end: u32,
+}
+
+/// How one receiver gets a message.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery<'a> {
+    /// What the receiver speaks. 3.x gets neither properties nor an alias.
+    pub version: Version,
+    /// At which quality of service.
+    pub qos: QoS,
+    /// Sent before, perhaps.
+    pub dup: bool,
+    /// The retain flag for this receiver.
+    pub retain: bool,
+    /// With QoS 1 and 2, and only then.
+    pub packet_id: Option<PacketId>,
+    /// What is left of the message's lifetime, in seconds.
+    pub message_expiry_s: Option<u32>,
+    /// The identifiers of the receiver's subscriptions that match; each 1 to 268,435,455.
+    pub subscription_ids: &'a [u32],
+    /// A topic alias of this connection.
+    pub topic_alias: Option<AliasUse>,
+}
+
+impl Delivery<'_> {
+    /// A first delivery without anything that is optional; QoS 1 and 2 still need a packet identifier.
+    pub const fn new(version: Version, qos: QoS) -> Self {
+        Self {
+            version,
+            qos,
+            dup: false,
+            retain: false,
+            packet_id: None,
+            message_expiry_s: None,
+            subscription_ids: &[],
+            topic_alias: None,
+        }
+    }
+}
+
+/// What a topic alias is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AliasUse {
+    /// Send the topic, and let the alias stand for it from now on.
+    Define(NonZeroU16),
+    /// Send the alias instead of the topic.
+    Use(NonZeroU16),
+}
+
+impl AliasUse {
+    /// The alias.
+    pub const fn alias(self) -> NonZeroU16 {
+        match self {
+            Self::Define(alias) | Self::Use(alias) => alias,
+        }
+    }
+}
+
+impl PublishImage {
+    /// The image of a message that was published. The topic is given apart, as it may have come as an alias; the user
+    /// properties keep their order (`[MQTT-3.3.2-18]`).
+    ///
+    /// # Panics
+    /// If `publish` was built by hand with a text or binary property over 65,535 bytes or with U+0000 in a text; none
+    /// that [`decode`](crate::decode) returned has them.
+    pub fn from_publish(publish: &Publish<'_>, topic: TopicName<'_>) -> Self {
+        Self::new(topic, &Forwarded::of(&publish.properties), publish.payload)
+    }
+
+    /// The image of a will.
+    pub fn from_will(will: &Will<'_>) -> Self {
+        let forwarded = Forwarded {
+            payload_is_utf8: will.payload_is_utf8,
+            response_topic: will.response_topic,
+            correlation_data: will.correlation_data,
+            content_type: will.content_type,
+            user_properties: will.user_properties,
+        };
+        Self::new(will.topic, &forwarded, will.payload)
+    }
+
+    fn new(topic: TopicName<'_>, properties: &Forwarded<'_>, payload: &[u8]) -> Self {
+        let mut wire = BytesMut::with_capacity(0);
+        let topic_end = 2 + topic.as_str().len();
+        let properties_end = topic_end + properties.measure();
+        wire.reserve(properties_end + payload.len());
+        wire.text("topic name", topic.as_str());
+        properties.write(&mut wire);
+        wire.extend_from_slice(payload);
+        let offset = |at: usize| u32::try_from(at).expect("a packet's head is shorter than 4 GiB");
+        Self { topic_end: offset(topic_end), properties_end: offset(properties_end), wire: wire.freeze() }
+    }
+
+    /// The topic.
+    pub fn topic(&self) -> TopicName<'_> {
+        let text = core::str::from_utf8(&self.wire[2..self.topic_end as usize]);
+        TopicName::from_checked(text.expect("the image was made from a topic name"))
+    }
+
+    /// The topic's text, by reference.
+    pub fn topic_bytes(&self) -> Bytes {
+        self.wire.slice(2..self.topic_end as usize)
+    }
+
+    /// The payload, by reference.
+    pub fn payload(&self) -> Bytes {
+        self.wire.slice(self.properties_end as usize..)
+    }
+
+    /// The length of the payload.
+    pub fn payload_bytes(&self) -> usize {
+        self.wire.len() - self.properties_end as usize
+    }
+
+    /// What the image holds in memory: its allocation and the shared count beside it.
+    pub fn charged_bytes(&self) -> usize {
+        self.wire.len() + SHARED_COUNT_BYTES
+    }
+
+    /// The length of the whole packet for a receiver, to be held against his maximum packet size.
+    pub fn encoded_bytes(&self, to: &Delivery<'_>) -> usize {
+        packet_bytes(self.layout(to).remaining)
+    }
+
+    /// Writes everything but the payload: fixed header, topic or alias, packet identifier, properties. The caller
+    /// appends [`payload`](Self::payload), by copy or by reference.
+    ///
+    /// # Panics
+    /// If the packet would be longer than MQTT allows (callers hold [`encoded_bytes`](Self::encoded_bytes) against the
+    /// receiver's limit first), a packet identifier is there with QoS 0 or is not with QoS 1 and 2, DUP is set with QoS
+    /// 0, or a subscription identifier is out of range: faults of the caller, never of a peer.
+    pub fn encode_head(&self, to: &Delivery<'_>, out: &mut BytesMut) {
+        let layout = self.layout(to);
+        out.reserve(FIXED_HEADER_BYTES_MAX + layout.remaining - self.payload_bytes());
+        self.write_head(to, &layout, out);
+    }
+
+    /// Writes the whole packet, the payload copied.
+    ///
+    /// # Panics
+    /// As [`encode_head`](Self::encode_head).
+    pub fn encode(&self, to: &Delivery<'_>, out: &mut BytesMut) {
+        let layout = self.layout(to);
+        out.reserve(FIXED_HEADER_BYTES_MAX + layout.remaining);
+        self.write_head(to, &layout, out);
+        out.extend_from_slice(&self.wire[self.properties_end as usize..]);
+    }
+
+    fn layout(&self, to: &Delivery<'_>) -> Layout {
+        let v5 = to.version == Version::V5;
+        let topic_end = self.topic_end as usize;
+        let with_topic = !(v5 && matches!(to.topic_alias, Some(AliasUse::Use(_))));
+        let mut remaining = if with_topic { topic_end } else { 2 };
+        remaining += if to.packet_id.is_some() { 2 } else { 0 };
+        let mut own_properties = 0;
+        let mut properties = 0;
+        if v5 {
+            own_properties += if to.message_expiry_s.is_some() { 5 } else { 0 };
+            own_properties += if to.topic_alias.is_some() { 3 } else { 0 };
+            for &id in to.subscription_ids {
+                own_properties += 1 + var_int_bytes(id as usize);
+            }
+            properties = own_properties + self.properties_end as usize - topic_end;
+            remaining += var_int_bytes(properties) + properties;
+        }
+        Layout { with_topic, properties, remaining: remaining + self.payload_bytes() }
+    }
+
+    fn write_head(&self, to: &Delivery<'_>, layout: &Layout, out: &mut BytesMut) {
+        assert_eq!(
+            to.packet_id.is_some(),
+            to.qos > QoS::AtMostOnce,
+            "a packet identifier goes with QoS 1 and 2"
+        );
+        assert!(!to.dup || to.qos > QoS::AtMostOnce, "DUP never goes with QoS 0");
+        assert!(layout.remaining <= PACKET_BYTES_MAX as usize, "the packet is longer than MQTT allows");
+        let topic_end = self.topic_end as usize;
+        let mut fixed = [0; FIXED_HEADER_BYTES_MAX];
+        fixed[0] = first_byte(to.qos, to.dup, to.retain);
+        let fixed_bytes = 1 + put_var_int(&mut fixed[1..], layout.remaining as u32);
+        out.extend_from_slice(&fixed[..fixed_bytes]);
+        out.extend_from_slice(if layout.with_topic { &self.wire[..topic_end] } else { &[0, 0] });
+        if to.version == Version::V5 {
+            write_own_properties(to, layout, out);
+            out.extend_from_slice(&self.wire[topic_end..self.properties_end as usize]);
+        } else if let Some(packet_id) = to.packet_id {
+            out.extend_from_slice(&packet_id.get().to_be_bytes());
+        }
+    }
+}
+
+/// What the parts of a packet come to.
+struct Layout {
+    with_topic: bool,
+    /// The property section without its length field.
+    properties: usize,
+    /// Everything after the fixed header, the payload included.
+    remaining: usize,
+}
+
+/// Packet identifier, length of the properties and the properties that only this receiver gets.
+fn write_own_properties(to: &Delivery<'_>, layout: &Layout, out: &mut BytesMut) {
+    // Gathered on the stack, so that `out` is touched once: 2 + 4 + 5 + 3 bytes at most.
+    let mut own = [0; 14];
+    let mut len = 0;
+    if let Some(packet_id) = to.packet_id {
+        own[..2].copy_from_slice(&packet_id.get().to_be_bytes());
+        len = 2;
+    }
+    len += put_var_int(&mut own[len..], layout.properties as u32);
+    if let Some(expiry_s) = to.message_expiry_s {
+        own[len] = PropertyId::MessageExpiry as u8;
+        own[len + 1..len + 5].copy_from_slice(&expiry_s.to_be_bytes());
+        len += 5;
+    }
+    if let Some(alias) = to.topic_alias {
+        own[len] = PropertyId::TopicAlias as u8;
+        own[len + 1..len + 3].copy_from_slice(&alias.alias().get().to_be_bytes());
+        len += 3;
+    }
+    out.extend_from_slice(&own[..len]);
+    for &id in to.subscription_ids {
+        out.subscription_id(id);
+    }
+}
+
+/// Type and flags, and up to four bytes of remaining length.
+const FIXED_HEADER_BYTES_MAX: usize = 5;
+
+/// `bytes` keeps pointer, capacity and count of shared memory in an allocation of its own, made at the first clone.
+const SHARED_COUNT_BYTES: usize = 3 * size_of::<usize>();

@@ -1,0 +1,279 @@
+//! What the other shards want: filter → the shards that have a subscriber for it.
+//!
+//! Every shard holds a copy, kept by announcements: a shard announces a filter when it gets its first
+//! subscriber and takes the announcement back with its last. A PUBLISH is matched here once and goes to each
+//! shard of the result in one envelope, however many subscribers wait there.
+//!
+//! An exact filter is kept as a 64-bit keyed fingerprint without its text: 12 bytes. Two filters with one
+//! fingerprint can at worst cause an envelope that its receiver finds no subscriber for; so that one of them
+//! can go without taking the other's interest with it, a shard's second announcement of a fingerprint is
+//! counted. Wildcard filters stand in a trie with their text.
+//!
+//! A million filters on sixteen shards are fifteen million entries, so one is kept small: its shards are a
+//! single number, a shard's own or, when several shards share the filter, that of a set kept aside.
+
+use hashbrown::HashTable;
+use quelea_mqtt::{TopicFilter, TopicName};
+
+use crate::hash::KeyedHash;
+use crate::shards::{SHARDS_MAX, ShardId, ShardSet};
+use crate::slab::Slab;
+use crate::trie::Trie;
+
+/// The interest of the other shards.
+pub struct Interest {
+    hash: KeyedHash,
+    exact: HashTable<Exact>,
+    /// Second and further announcements of a fingerprint by one shard: true collisions, so nearly always empty.
+    again: HashTable<Again>,
+    wildcard: Trie,
+    sets: Sets,
+}
+
+/// A fingerprint in two halves, so that the entry is not padded to 16 bytes.
+#[derive(Clone, Copy)]
+struct Exact {
+    fingerprint: [u32; 2],
+    shards: Shards,
+}
+
+struct Again {
+    fingerprint: u64,
+    shard: ShardId,
+    count: u32,
+}
+
+/// One shard (below [`SHARDS_MAX`]) or the handle of a set in [`Sets`] (from there on). Never an empty set.
+#[derive(Clone, Copy)]
+struct Shards(u32);
+
+/// The sets of two and more shards.
+struct Sets(Slab<ShardSet>);
+
+impl Interest {
+    /// Nobody wants anything. `seed` keys the fingerprints.
+    pub fn new(seed: u64) -> Self {
+        Self {
+            hash: KeyedHash::new(seed),
+            exact: HashTable::new(),
+            again: HashTable::new(),
+            wildcard: Trie::new(seed),
+            sets: Sets(Slab::new()),
+        }
+    }
+
+    /// `shard` announces `filter`. It must have taken back an earlier announcement of the same filter.
+    pub fn add(&mut self, shard: ShardId, filter: TopicFilter<'_>) {
+        if filter.has_wildcard() {
+            let shards = match self.wildcard.get(filter.as_str()) {
+                Some(shards) => self.sets.with(Shards(shards), shard),
+                None => Shards::one(shard),
+            };
+            self.wildcard.set(filter.as_str(), shards.0);
+            return;
+        }
+        let fingerprint = self.hash.text(filter.as_str());
+        let Some(exact) = self.exact.find_mut(fingerprint, |exact| exact.fingerprint() == fingerprint) else {
+            let exact = Exact::new(fingerprint, Shards::one(shard));
+            self.exact.insert_unique(fingerprint, exact, Exact::fingerprint);
+            return;
+        };
+        if self.sets.get(exact.shards).contains(shard) {
+            self.count_again(shard, fingerprint);
+        } else {
+            exact.shards = self.sets.with(exact.shards, shard);
+        }
+    }
+
+    /// `shard` takes back its announcement of `filter`; whether there was one.
+    pub fn remove(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
+        if filter.has_wildcard() {
+            self.remove_wildcard(shard, filter)
+        } else {
+            self.remove_exact(shard, filter)
+        }
+    }
+
+    /// The shards that announced a filter which matches `topic`; with a fingerprint's collision, seldom enough,
+    /// a shard too many, never one too few.
+    #[inline]
+    pub fn shards(&self, topic: TopicName<'_>) -> ShardSet {
+        let mut shards = ShardSet::EMPTY;
+        if !self.exact.is_empty() {
+            let fingerprint = self.hash.text(topic.as_str());
+            if let Some(exact) = self.exact.find(fingerprint, |exact| exact.fingerprint() == fingerprint) {
+                shards = self.sets.get(exact.shards);
+            }
+        }
+        self.wildcard.for_each_match(topic.as_str(), |id| shards = shards.union(self.sets.get(Shards(id))));
+        shards
+    }
+
+    /// Forgets everything that `shard` announced. Looks at every filter.
+    pub fn remove_shard(&mut self, shard: ShardId) {
+        self.again.retain(|again| again.shard != shard);
+        let sets = &mut self.sets;
+        self.exact.retain(|exact| match sets.without(exact.shards, shard) {
+            Some(shards) => {
+                exact.shards = shards;
+                true
+            }
+            None => false,
+        });
+        self.exact.shrink_to_fit(Exact::fingerprint);
+        self.wildcard.retain(|shards| {
+            let left = sets.without(Shards(*shards), shard);
+            left.map(|left| *shards = left.0).is_some()
+        });
+    }
+
+    /// Filters that someone announced, fingerprints that are equal counted once.
+    pub fn len_filters(&self) -> usize {
+        self.exact.len() + self.wildcard.len()
+    }
+
+    /// Bytes of heap in use, without the allocator's own overhead.
+    pub fn bytes(&self) -> usize {
+        self.exact.allocation_size()
+            + self.again.allocation_size()
+            + self.wildcard.bytes()
+            + self.sets.0.bytes()
+    }
+
+    fn count_again(&mut self, shard: ShardId, fingerprint: u64) {
+        let found = self.again.find_mut(fingerprint, |again| again.is(shard, fingerprint));
+        if let Some(again) = found {
+            again.count += 1;
+            return;
+        }
+        let again = Again { fingerprint, shard, count: 1 };
+        self.again.insert_unique(fingerprint, again, |again| again.fingerprint);
+    }
+
+    fn remove_exact(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
+        let fingerprint = self.hash.text(filter.as_str());
+        if let Ok(mut entry) = self.again.find_entry(fingerprint, |again| again.is(shard, fingerprint)) {
+            entry.get_mut().count -= 1;
+            if entry.get().count == 0 {
+                entry.remove();
+                self.shrink();
+            }
+            return true;
+        }
+        let found = self.exact.find_entry(fingerprint, |exact| exact.fingerprint() == fingerprint);
+        let Ok(mut entry) = found else { return false };
+        if !self.sets.get(entry.get().shards).contains(shard) {
+            return false;
+        }
+        match self.sets.without(entry.get().shards, shard) {
+            Some(shards) => entry.get_mut().shards = shards,
+            None => {
+                entry.remove();
+                self.shrink();
+            }
+        }
+        true
+    }
+
+    fn remove_wildcard(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
+        let Some(shards) = self.wildcard.get(filter.as_str()).map(Shards) else { return false };
+        if !self.sets.get(shards).contains(shard) {
+            return false;
+        }
+        match self.sets.without(shards, shard) {
+            Some(shards) => self.wildcard.set(filter.as_str(), shards.0),
+            None => {
+                self.wildcard.remove(filter.as_str());
+            }
+        }
+        true
+    }
+
+    /// Gives back what the tables no longer need, after a removal.
+    fn shrink(&mut self) {
+        if self.again.is_empty() {
+            self.again = HashTable::new();
+        }
+        if self.exact.is_empty() {
+            self.exact = HashTable::new();
+        } else if self.exact.capacity() > SHRINK_ABOVE && self.exact.len() * 8 < self.exact.capacity() {
+            self.exact.shrink_to(self.exact.len() * 2, Exact::fingerprint);
+        }
+    }
+}
+
+impl Exact {
+    fn new(fingerprint: u64, shards: Shards) -> Self {
+        Self { fingerprint: [fingerprint as u32, (fingerprint >> 32) as u32], shards }
+    }
+
+    #[inline]
+    fn fingerprint(&self) -> u64 {
+        u64::from(self.fingerprint[0]) | u64::from(self.fingerprint[1]) << 32
+    }
+}
+
+impl Again {
+    fn is(&self, shard: ShardId, fingerprint: u64) -> bool {
+        self.shard == shard && self.fingerprint == fingerprint
+    }
+}
+
+impl Shards {
+    fn one(shard: ShardId) -> Self {
+        Self(shard.index() as u32)
+    }
+}
+
+impl Sets {
+    #[inline]
+    fn get(&self, shards: Shards) -> ShardSet {
+        match shards.0.checked_sub(SHARDS_MAX as u32) {
+            Some(id) => self.0[id],
+            None => ShardSet::from_iter([ShardId::from_index(shards.0 as usize)]),
+        }
+    }
+
+    fn with(&mut self, shards: Shards, shard: ShardId) -> Shards {
+        let mut set = self.get(shards);
+        if !set.insert(shard) {
+            return shards;
+        }
+        self.store(shards, set)
+    }
+
+    /// `None` if nobody is left.
+    fn without(&mut self, shards: Shards, shard: ShardId) -> Option<Shards> {
+        let mut set = self.get(shards);
+        if !set.remove(shard) {
+            return Some(shards);
+        }
+        if set.is_empty() {
+            return None;
+        }
+        Some(self.store(shards, set))
+    }
+
+    /// Writes `set`, which is not empty, in the place of `old`.
+    fn store(&mut self, old: Shards, set: ShardSet) -> Shards {
+        let old = old.0.checked_sub(SHARDS_MAX as u32);
+        let mut shards = set.iter();
+        match (shards.next(), shards.next(), old) {
+            (Some(one), None, _) => {
+                if let Some(id) = old {
+                    self.0.remove(id);
+                }
+                Shards::one(one)
+            }
+            (_, _, Some(id)) => {
+                self.0[id] = set;
+                Shards(id + SHARDS_MAX as u32)
+            }
+            (_, _, None) => Shards(self.0.insert(set) + SHARDS_MAX as u32),
+        }
+    }
+}
+
+const SHRINK_ABOVE: usize = 64;
+
+const _: () = assert!(size_of::<Exact>() == 12);

@@ -1,0 +1,67 @@
+//! Who sleeps: one flag per shard, so that a sender rings the bell (a system call) only where it is needed.
+//!
+//! ```text
+//!  receiver, about to wait                 sender, at the end of its turn
+//!  1. go_to_sleep: flag = true             1. push into the ring
+//!  2. ──── fence SeqCst ────               2. ──── fence SeqCst ────   (in must_wake)
+//!  3. has_incoming? look at the rings      3. flag?
+//!     yes: stay_awake   no: wait              true: take it down, ring the bell
+//! ```
+//!
+//! A wake is lost only if the receiver misses the push *and* the sender misses the flag. The two fences have
+//! an order. If the receiver's comes first, its flag, written before it, is seen by the sender's load behind
+//! the other fence; if the sender's comes first, its push is seen by the receiver's look at the rings. A bell
+//! that is rung for nobody (the receiver was just about to look) is harmless.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+use crossbeam_utils::CachePadded;
+
+use crate::shards::{SHARDS_MAX, ShardId};
+
+/// The flags of all shards; a clone shares them.
+#[derive(Clone)]
+pub struct SleepFlags {
+    sleeping: Arc<[CachePadded<AtomicBool>]>,
+}
+
+impl SleepFlags {
+    /// Everyone is awake.
+    pub fn new(shards: usize) -> Self {
+        assert!((1..=SHARDS_MAX).contains(&shards));
+        Self { sleeping: (0..shards).map(|_| CachePadded::new(AtomicBool::new(false))).collect() }
+    }
+
+    /// `shard` is about to wait for its bell. It must then look at its mailbox once more
+    /// ([`Mailbox::has_incoming`](crate::Mailbox::has_incoming)), and not wait if there is something.
+    pub fn go_to_sleep(&self, shard: ShardId) {
+        self.sleeping[shard.index()].store(true, Ordering::Relaxed);
+        // Pairs with the fence in `must_wake`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// `shard` is awake: it found something, or its timer or a socket woke it.
+    pub fn stay_awake(&self, shard: ShardId) {
+        self.sleeping[shard.index()].store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the caller, who has put something into `shard`'s mailbox, must ring its bell. Of several
+    /// senders one is told to.
+    pub fn must_wake(&self, shard: ShardId) -> bool {
+        // Pairs with the fence in `go_to_sleep`; orders the push (a release store of the ring's tail) before
+        // the load of the flag, which release alone does not.
+        fence(Ordering::SeqCst);
+        let flag = &self.sleeping[shard.index()];
+        // The load first keeps the line shared while nobody sleeps.
+        flag.load(Ordering::Relaxed) && flag.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for SleepFlags {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sleeping = self.sleeping.iter().map(|flag| flag.load(Ordering::Relaxed));
+        f.debug_list().entries(sleeping).finish()
+    }
+}

@@ -1,0 +1,150 @@
+//! What a shard has counted: plain numbers, owned by the shard, read by whoever drives it.
+//!
+//! Names follow Prometheus: `quelea_<name>_total` for counters, `quelea_<name>` for gauges.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident: $kind:ident,)+) => {
+        /// Counters and gauges of one shard.
+        #[derive(Clone, Debug, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            /// Every figure with its name, its help text and its kind, in a fixed order.
+            pub fn for_each(&self, mut visit: impl FnMut(Figure)) {
+                $(visit(Figure {
+                    name: stringify!($name),
+                    help: concat!($($doc),+),
+                    kind: Kind::$kind,
+                    value: self.$name,
+                });)+
+            }
+        }
+    };
+}
+
+/// One figure of [`Counters`].
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// Name without prefix and suffix.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// Its value.
+    pub value: u64,
+}
+
+/// How a figure changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+counters! {
+    #[doc = "Connections open now."]
+    links: Gauge,
+    #[doc = "Sessions kept now, connected or not."]
+    sessions: Gauge,
+    #[doc = "Sessions with a client connected now."]
+    sessions_connected: Gauge,
+    #[doc = "Subscriptions of this shard's sessions."]
+    subscriptions: Gauge,
+    #[doc = "Retained messages in this shard's partition."]
+    retained: Gauge,
+    #[doc = "Bytes of retained messages in this shard's partition."]
+    retained_bytes: Gauge,
+    #[doc = "Shared groups owned by this shard."]
+    groups: Gauge,
+    #[doc = "Bytes held on behalf of peers."]
+    memory_bytes: Gauge,
+    #[doc = "Publications waiting for a full subscriber of this shard."]
+    parked: Gauge,
+    #[doc = "Publications of this shard's clients not yet accepted everywhere."]
+    tickets: Gauge,
+    #[doc = "Publications waiting for another shard's credit."]
+    waiting_credit: Gauge,
+    #[doc = "Connections opened."]
+    links_opened: Counter,
+    #[doc = "Connections refused because the shard has its maximum."]
+    links_refused: Counter,
+    #[doc = "CONNECTs accepted."]
+    connects: Counter,
+    #[doc = "CONNECTs refused."]
+    connects_refused: Counter,
+    #[doc = "Connections closed because no CONNECT came in time."]
+    connect_timeouts: Counter,
+    #[doc = "Connections closed because the client was silent for one and a half keep alive intervals."]
+    keep_alive_timeouts: Counter,
+    #[doc = "Connections closed because their session was taken over."]
+    takeovers: Counter,
+    #[doc = "Sessions moved to another shard."]
+    sessions_moved: Counter,
+    #[doc = "Sessions ended because they expired."]
+    sessions_expired: Counter,
+    #[doc = "Connections closed for a malformed packet."]
+    malformed: Counter,
+    #[doc = "Connections closed for a protocol error."]
+    protocol_errors: Counter,
+    #[doc = "MQTT packets received."]
+    packets_received: Counter,
+    #[doc = "MQTT packets sent."]
+    packets_sent: Counter,
+    #[doc = "MQTT bytes received."]
+    bytes_received: Counter,
+    #[doc = "MQTT bytes handed to the transport."]
+    bytes_sent: Counter,
+    #[doc = "PUBLISH packets received, without repetitions of QoS 2."]
+    publishes_received: Counter,
+    #[doc = "Wills published."]
+    wills_published: Counter,
+    #[doc = "PUBLISH packets sent for the first time."]
+    publishes_sent: Counter,
+    #[doc = "PUBLISH packets sent again after a reconnect."]
+    publishes_resent: Counter,
+    #[doc = "Messages matched with a session: delivered, dropped, expired or still waiting."]
+    messages_matched: Counter,
+    #[doc = "Messages dropped: QoS 0 to a session with a full queue."]
+    dropped_qos0_full: Counter,
+    #[doc = "Messages dropped: QoS 0 to a session without a client."]
+    dropped_qos0_offline: Counter,
+    #[doc = "Messages dropped: QoS 0 without credit of the subscriber's shard."]
+    dropped_qos0_credit: Counter,
+    #[doc = "Messages dropped: QoS 0 because memory is at its ceiling."]
+    dropped_qos0_memory: Counter,
+    #[doc = "Messages dropped: QoS 0 to a shared group without room."]
+    dropped_qos0_group: Counter,
+    #[doc = "Messages dropped: queue of an offline session full."]
+    dropped_offline_full: Counter,
+    #[doc = "Messages dropped: a connected subscriber stayed full until the deadline."]
+    dropped_slow: Counter,
+    #[doc = "Messages dropped: shared group full."]
+    dropped_group_full: Counter,
+    #[doc = "Messages dropped: larger than the subscriber's Maximum Packet Size."]
+    dropped_too_large: Counter,
+    #[doc = "Messages dropped: their session ended."]
+    dropped_session_end: Counter,
+    #[doc = "Messages expired before they were sent."]
+    expired: Counter,
+    #[doc = "Retained messages refused because the partition is full."]
+    retained_refused: Counter,
+    #[doc = "Retained messages removed because they expired."]
+    retained_expired: Counter,
+    #[doc = "Subscribers disconnected because they stayed full."]
+    slow_disconnects: Counter,
+    #[doc = "Publications sent to other shards."]
+    envelopes_sent: Counter,
+    #[doc = "Publications received from other shards."]
+    envelopes_received: Counter,
+    #[doc = "Datagrams of another shard's connections, forwarded to it."]
+    datagrams_forwarded: Counter,
+    #[doc = "Datagrams for another shard's connections dropped because its inbox was full."]
+    datagrams_forward_dropped: Counter,
+    #[doc = "Messages of shared groups given back by a member."]
+    group_given_back: Counter,
+}

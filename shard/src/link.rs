@@ -1,0 +1,390 @@
+//! One MQTT connection: bytes of one ordered stream each way, whatever carries them, and the state that ends with it.
+//!
+//! ```text
+//!  opened ─► AwaitConnect ─CONNECT─► Authenticating ─allowed─► Claiming ─granted─► Online ─► Closing ─► (gone)
+//!               │ timeout                 │ denied                │ refused          │ error, DISCONNECT, …
+//!               └────────────► Closing ◄──┴───────────────────────┴──────────────────┘
+//! ```
+//! While it is authenticating or claiming, packets are held in the receive buffer, bounded by pausing the transport.
+
+use core::num::NonZeroU16;
+use core::time::Duration;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use quelea_mqtt::{PacketId, QoS, ReasonCode, Version};
+use smallvec::SmallVec;
+
+use crate::envelope::SessionKey;
+use crate::hash::KeyedMap;
+use crate::publication::Message;
+use crate::quic::{ConnId, StreamId};
+
+/// A byte stream of the driver's (TCP and what lies on it).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DoorId(pub u64);
+
+/// What carries a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carrier {
+    /// A byte stream of the driver's.
+    Door(DoorId),
+    /// A bidirectional QUIC stream, opened by the client.
+    Stream(ConnId, StreamId),
+}
+
+/// Where the connection stands.
+#[derive(Debug)]
+pub(crate) enum LinkState {
+    /// Nothing but a CONNECT is allowed.
+    AwaitConnect,
+    /// The credentials are being checked.
+    Authenticating(Box<Connecting>),
+    /// The home shard has been asked for the session.
+    Claiming(Box<Connecting>),
+    /// Serving a session.
+    Online(SessionKey),
+    /// The last bytes are on their way; nothing more is read.
+    Closing(Closing),
+}
+
+/// A CONNECT that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct Connecting {
+    pub(crate) client_id: Arc<str>,
+    pub(crate) assigned: bool,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry_s: Option<u32>,
+    pub(crate) expiry_capped: bool,
+    pub(crate) will: Option<crate::session::PendingWill>,
+    pub(crate) keep_alive_s: u16,
+    pub(crate) keep_alive_imposed: bool,
+    pub(crate) receive_max: u16,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Closing {
+    /// Abort when this passes.
+    pub(crate) deadline: Instant,
+    /// After the last bytes: what the carrier is told.
+    pub(crate) how: CloseHow,
+    /// The last bytes had their one transmission before a reset.
+    pub(crate) said: bool,
+    /// The carrier has been told; its own end is awaited.
+    pub(crate) told: bool,
+}
+
+/// What a carrier is told at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseHow {
+    /// End of stream after the last byte.
+    Finish,
+    /// QUIC: reset and stop with this code, as soon as the last bytes had their chance. TCP: end of stream.
+    Reset(u64),
+}
+
+/// A publication of this connection that awaits its acknowledgement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingAck {
+    pub(crate) id: PacketId,
+    pub(crate) qos: QoS,
+    pub(crate) outcome: Option<ReasonCode>,
+}
+
+/// Acknowledgements leave in the order of the PUBLISH packets `[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`.
+#[derive(Debug, Default)]
+pub(crate) struct AckQueue {
+    waiting: VecDeque<PendingAck>,
+    first: u64,
+}
+
+impl AckQueue {
+    /// Remembers a PUBLISH; the number settles it.
+    pub(crate) fn push(&mut self, id: PacketId, qos: QoS) -> u64 {
+        self.waiting.push_back(PendingAck { id, qos, outcome: None });
+        self.first + self.waiting.len() as u64 - 1
+    }
+
+    /// The publication is accepted, or refused.
+    pub(crate) fn settle(&mut self, number: u64, outcome: ReasonCode) {
+        let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
+        let entry = at.and_then(|at| self.waiting.get_mut(at)).expect("settled once, and before it left");
+        entry.outcome = Some(outcome);
+    }
+
+    /// The next acknowledgement that may leave.
+    pub(crate) fn pop_settled(&mut self) -> Option<(PacketId, QoS, ReasonCode)> {
+        let front = self.waiting.front()?;
+        let settled = (front.id, front.qos, front.outcome?);
+        self.waiting.pop_front();
+        self.first += 1;
+        Some(settled)
+    }
+
+    /// The packet identifier behind a number that is not settled yet.
+    pub(crate) fn id_of(&self, number: u64) -> Option<PacketId> {
+        let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.waiting.get(at).filter(|entry| entry.qos == QoS::ExactlyOnce).map(|entry| entry.id)
+    }
+
+    /// Whether an acknowledgement of this identifier is still to leave.
+    pub(crate) fn contains(&self, id: PacketId) -> bool {
+        self.waiting.iter().any(|entry| entry.id == id)
+    }
+}
+
+/// The road that a publication takes: publications of one connection on one topic may not overtake each other,
+/// so a connection changes roads only when the old one is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Road {
+    /// To every interested shard.
+    Direct,
+    /// To the owner of the retained topic, who sends it on.
+    Owner,
+}
+
+/// A publication that waits for the other road to be empty.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    pub(crate) message: Message,
+    pub(crate) ack: Option<u64>,
+}
+
+/// Bytes on their way to the client.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    small: BytesMut,
+    chunks: VecDeque<Bytes>,
+    chunks_bytes: usize,
+    in_flight_bytes: usize,
+}
+
+/// What a carrier is given to write: in order, without gaps.
+pub type WriteBatch = SmallVec<[Bytes; 4]>;
+
+impl Output {
+    /// Where small packets are encoded: they leave joined.
+    pub(crate) fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.small
+    }
+
+    /// Appends a large payload by reference.
+    pub(crate) fn push_shared(&mut self, payload: Bytes) {
+        self.seal();
+        self.chunks_bytes += payload.len();
+        self.chunks.push_back(payload);
+    }
+
+    fn seal(&mut self) {
+        if !self.small.is_empty() {
+            self.chunks_bytes += self.small.len();
+            self.chunks.push_back(self.small.split().freeze());
+        }
+    }
+
+    /// Everything not yet taken by the transport.
+    pub(crate) fn bytes(&self) -> usize {
+        self.unsent_bytes() + self.in_flight_bytes
+    }
+
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        self.chunks_bytes + self.small.len()
+    }
+
+    pub(crate) fn is_writing(&self) -> bool {
+        self.in_flight_bytes > 0
+    }
+
+    /// Takes a batch for a completion-shaped carrier; nothing more until [`Output::on_written`].
+    pub(crate) fn take_batch(&mut self) -> Option<WriteBatch> {
+        if self.is_writing() {
+            return None;
+        }
+        self.seal();
+        let batch: WriteBatch = self.chunks.drain(..self.chunks.len().min(BATCH_CHUNKS)).collect();
+        let bytes = batch.iter().map(Bytes::len).sum::<usize>();
+        self.chunks_bytes -= bytes;
+        self.in_flight_bytes = bytes;
+        (bytes > 0).then_some(batch)
+    }
+
+    /// The batch is with the kernel.
+    pub(crate) fn on_written(&mut self) -> usize {
+        core::mem::take(&mut self.in_flight_bytes)
+    }
+
+    /// Takes the next chunk for a carrier that takes what it can at once.
+    pub(crate) fn take_chunk(&mut self) -> Option<Bytes> {
+        self.seal();
+        let chunk = self.chunks.pop_front()?;
+        self.chunks_bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    /// Gives back what the carrier did not take.
+    pub(crate) fn put_back(&mut self, rest: Bytes) {
+        self.chunks_bytes += rest.len();
+        self.chunks.push_front(rest);
+    }
+
+    /// Forgets what was not sent.
+    pub(crate) fn clear(&mut self) {
+        self.small.clear();
+        self.chunks.clear();
+        self.chunks_bytes = 0;
+    }
+}
+
+/// One MQTT connection.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) carrier: Carrier,
+    pub(crate) peer: SocketAddr,
+    pub(crate) state: LinkState,
+    pub(crate) version: Version,
+    /// Whether a CONNECT has set `version`: before that no packet can be sent.
+    pub(crate) version_known: bool,
+    pub(crate) opened: Instant,
+    pub(crate) last_packet: Instant,
+    /// One and a half times the keep alive `[MQTT-3.1.2-22]`.
+    pub(crate) silence_max: Option<Duration>,
+    pub(crate) armed: Option<Instant>,
+    /// Bytes of a packet that is not complete, and everything behind it while packets are held.
+    pub(crate) input: BytesMut,
+    pub(crate) reading_paused: bool,
+    pub(crate) output: Output,
+    pub(crate) dirty: bool,
+    /// The client's Maximum Packet Size.
+    pub(crate) packet_bytes_max: u32,
+    /// Reason strings and user properties are welcome on every packet `[MQTT-3.1.2-29]`.
+    pub(crate) problem_information: bool,
+    pub(crate) aliases_in: Vec<Option<Box<str>>>,
+    pub(crate) aliases_out: AliasesOut,
+    pub(crate) acks: AckQueue,
+    /// QoS 1 and 2 PUBLISH packets of this connection that the client may not yet forget `[MQTT-3.3.4-7]`.
+    pub(crate) received_in_flight: u16,
+    pub(crate) road: Road,
+    pub(crate) on_road: u32,
+    pub(crate) deferred: VecDeque<Deferred>,
+    /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
+    pub(crate) barriers: usize,
+    /// Those of them that wait for the owners of shared groups.
+    pub(crate) joining: Vec<crate::shard::PendingAnswer>,
+}
+
+impl Link {
+    pub(crate) fn new(now: Instant, carrier: Carrier, peer: SocketAddr, aliases: AliasesOut) -> Self {
+        Self {
+            carrier,
+            peer,
+            state: LinkState::AwaitConnect,
+            version: Version::V5,
+            version_known: false,
+            opened: now,
+            last_packet: now,
+            silence_max: None,
+            armed: None,
+            input: BytesMut::new(),
+            reading_paused: false,
+            output: Output::default(),
+            dirty: false,
+            packet_bytes_max: u32::MAX,
+            problem_information: true,
+            aliases_in: Vec::new(),
+            aliases_out: aliases,
+            acks: AckQueue::default(),
+            received_in_flight: 0,
+            road: Road::Direct,
+            on_road: 0,
+            deferred: VecDeque::new(),
+            barriers: 0,
+            joining: Vec::new(),
+        }
+    }
+
+    /// Whether received packets are kept back until an answer of another shard or of the authenticator is in.
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.state, LinkState::Closing(_))
+    }
+
+    pub(crate) fn session(&self) -> Option<SessionKey> {
+        match self.state {
+            LinkState::Online(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    /// When something is to be done if nothing comes.
+    pub(crate) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
+        match &self.state {
+            LinkState::Closing(closing) => Some(closing.deadline),
+            LinkState::Online(_) => self.silence_max.map(|silence| self.last_packet + silence),
+            _ => Some(self.opened + connect_timeout),
+        }
+    }
+
+    /// Whether another publication may be written now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.output.bytes() < OUTPUT_HIGH_BYTES
+    }
+}
+
+/// Topic aliases towards the client: the first topics that come get them, for the life of the connection.
+#[derive(Debug)]
+pub(crate) struct AliasesOut {
+    max: u16,
+    topics: Option<KeyedMap<Bytes, NonZeroU16>>,
+    keyed: crate::hash::Keyed,
+}
+
+impl AliasesOut {
+    pub(crate) fn new(keyed: crate::hash::Keyed) -> Self {
+        Self { max: 0, topics: None, keyed }
+    }
+
+    /// The client allows so many, and we want no more than so many.
+    pub(crate) fn allow(&mut self, max: u16) {
+        self.max = max;
+    }
+
+    /// The alias of a topic: `(alias, is new)`.
+    pub(crate) fn alias(&mut self, topic: &Bytes) -> Option<(NonZeroU16, bool)> {
+        if self.max == 0 {
+            return None;
+        }
+        let topics = self.topics.get_or_insert_with(|| KeyedMap::with_hasher(self.keyed));
+        if let Some(alias) = topics.get(topic) {
+            return Some((*alias, false));
+        }
+        if topics.len() >= usize::from(self.max) {
+            return None;
+        }
+        let alias = NonZeroU16::new(topics.len() as u16 + 1)?;
+        // A copy: the publication's own allocation must not live as long as the connection.
+        topics.insert(Bytes::copy_from_slice(topic), alias);
+        Some((alias, true))
+    }
+}
+
+/// Chunks of one gathered write.
+const BATCH_CHUNKS: usize = 4;
+
+/// Above this many unsent bytes, publications wait in the session, where they can be bounded and dropped.
+pub(crate) const OUTPUT_HIGH_BYTES: usize = 64 * 1024;
+
+/// Above this many unsent bytes (answers to what the client itself sends), reading from it pauses.
+pub(crate) const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
+
+/// Packets held while a CONNECT is being answered: beyond this, reading pauses.
+pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Payloads up to this size are copied behind their header and joined with other packets; larger ones go by reference.
+pub(crate) const JOIN_BYTES_MAX: usize = 4 * 1024;

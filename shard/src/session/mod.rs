@@ -1,0 +1,237 @@
+//! A session: what the broker remembers of one client, connected or not.
+//!
+//! A plain value. It knows neither its connection nor the router: it is given packets and messages and answers with
+//! small verdicts that the shard carries out, so it can move between shards as it is.
+//!
+//! ```text
+//!            CONNECT                    connection lost, or DISCONNECT with an expiry
+//!  (none) ───────────► Online ◄──────────────────────────────► Offline ──► (expired)
+//!                        │  CONNECT                               │
+//!                        └──────────── Yield ─► Leaving ◄─────────┘
+//!   Arriving ─► MoveEnd ─► Online / Offline     (the same session, on another shard)
+//! ```
+
+mod inbound;
+mod outbound;
+
+pub use inbound::{Inbound, PublishVerdict};
+pub use outbound::{Discard, Offer, Outbound, OutboundLimits, OutboundSink, Outgoing, Queued};
+
+use core::num::NonZeroU32;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_mqtt::{QoS, RetainHandling, SubscriptionOptions, Version};
+use quelea_router::{ShardId, ShardSet};
+
+use crate::envelope::{GroupKey, HoldKey, Identity, LinkKey, Match};
+use crate::publication::{Message, Publication, PublisherId};
+
+/// One subscription as the session remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscription {
+    /// Options of the SUBSCRIBE that made it.
+    pub options: SubscriptionOptions,
+    /// Its Subscription Identifier.
+    pub id: Option<NonZeroU32>,
+}
+
+impl Subscription {
+    /// What a shared group asks of the publishers' side: everything; each member then has its own options.
+    pub(crate) const EVERYTHING: Self = Self {
+        options: SubscriptionOptions {
+            qos: QoS::ExactlyOnce,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::DoNotSend,
+        },
+        id: None,
+    };
+}
+
+/// Where the session stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// A client is connected.
+    Online {
+        /// Its connection.
+        link: LinkKey,
+    },
+    /// Nobody is connected.
+    Offline {
+        /// When the session ends by itself; `None` = never.
+        expires: Option<Instant>,
+    },
+    /// It is moving here: messages are taken from the shards that have marked the new path.
+    Arriving {
+        /// The connection that waits for it.
+        link: LinkKey,
+        /// Shards that have marked.
+        marked: ShardSet,
+    },
+    /// It is moving away: messages are taken from the shards that have not marked the old path yet.
+    Leaving {
+        /// Where it goes.
+        to: ShardId,
+        /// The life that it will have there.
+        next: Arc<Identity>,
+        /// Shards that have marked.
+        marked: ShardSet,
+    },
+}
+
+/// A Will that is not published yet.
+#[derive(Debug)]
+pub struct PendingWill {
+    /// The message; its expiry starts when it is published.
+    pub publication: Publication,
+    /// Will Delay Interval, seconds.
+    pub delay_s: u32,
+    /// Message Expiry Interval, seconds.
+    pub message_expiry_s: Option<u32>,
+    /// When it is to be published, once the connection is gone.
+    pub due: Option<Instant>,
+}
+
+/// Membership in a shared group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// The whole filter, `$share/…`.
+    pub filter: Arc<str>,
+    /// The group's owner.
+    pub owner: ShardId,
+    /// The group, once the owner has answered.
+    pub group: Option<GroupKey>,
+    /// Messages that the owner may still send without asking.
+    pub lent: u32,
+}
+
+/// A subscription whose retained messages are still being fetched, in chunks, partition after partition.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// The filter.
+    pub filter: Arc<str>,
+    /// How its messages are delivered.
+    pub subscription: Subscription,
+    /// Partitions not yet complete; the lowest is being read.
+    pub partitions: ShardSet,
+    /// Strictly after this topic in the partition being read.
+    pub after: Option<Box<str>>,
+    /// Unsubscribed meanwhile: what is still on its way is ignored.
+    pub cancelled: bool,
+}
+
+/// A publication that waits for room in this session, with the acceptance that depends on it.
+#[derive(Debug)]
+pub struct Parked {
+    /// The message.
+    pub queued: Queued,
+    /// Whoever waits; nobody for a retained message that was asked for.
+    pub hold: Option<HoldKey>,
+    /// When the subscriber has to pay.
+    pub deadline: Instant,
+}
+
+/// What the broker remembers of one client.
+#[derive(Debug)]
+pub struct Session {
+    /// Client identifier and life.
+    pub identity: Arc<Identity>,
+    /// Its hash, for No Local.
+    pub publisher: PublisherId,
+    /// Protocol version of its last connection.
+    pub version: Version,
+    /// Session Expiry Interval: `Some(0)` ends with the connection, `None` never.
+    pub expiry_s: Option<u32>,
+    /// Connected or not, moving or not.
+    pub presence: Presence,
+    /// Filter text → subscription.
+    pub subscriptions: BTreeMap<Arc<str>, Subscription>,
+    /// Shared groups it belongs to.
+    pub memberships: Vec<Membership>,
+    /// Messages on their way to the client.
+    pub outbound: Outbound,
+    /// QoS 2 publications received and not yet released.
+    pub inbound: Inbound,
+    /// Publications that wait for room, in order: while there are any, later ones wait behind them.
+    pub parked: VecDeque<Parked>,
+    /// The Will of the present or last connection.
+    pub will: Option<PendingWill>,
+    /// Retained messages still to be fetched.
+    pub replays: VecDeque<Replay>,
+    /// A pull is on its way; its answer comes through the deliver lane.
+    pub pulling: bool,
+    /// Places reserved for the answer.
+    pub pull_reserved: usize,
+    /// The publication that was last matched with this session, and its place in the matcher's list.
+    pub(crate) stamp: (u64, u32),
+    /// The timer's entry that is in force.
+    pub(crate) armed: Option<Instant>,
+    /// In the shard's list of sessions with something to send.
+    pub(crate) listed: bool,
+}
+
+impl Session {
+    /// A session without any state.
+    pub fn new(
+        identity: Arc<Identity>,
+        publisher: PublisherId,
+        version: Version,
+        presence: Presence,
+    ) -> Self {
+        Self {
+            identity,
+            publisher,
+            version,
+            expiry_s: Some(0),
+            presence,
+            subscriptions: BTreeMap::new(),
+            memberships: Vec::new(),
+            outbound: Outbound::default(),
+            inbound: Inbound::default(),
+            parked: VecDeque::new(),
+            will: None,
+            replays: VecDeque::new(),
+            pulling: false,
+            pull_reserved: 0,
+            stamp: (0, 0),
+            armed: None,
+            listed: false,
+        }
+    }
+
+    /// The connection, if a client is connected.
+    pub fn link(&self) -> Option<LinkKey> {
+        match self.presence {
+            Presence::Online { link } => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Whether a message from `publisher`'s shard counts for this session here: while it moves, each shard's messages
+    /// count on one side of the mark only.
+    pub fn takes_from(&self, publisher: ShardId) -> bool {
+        match &self.presence {
+            Presence::Online { .. } | Presence::Offline { .. } => true,
+            Presence::Arriving { marked, .. } => marked.contains(publisher),
+            Presence::Leaving { marked, .. } => !marked.contains(publisher),
+        }
+    }
+
+    /// Whether the session outlives its connection.
+    pub fn is_persistent(&self) -> bool {
+        self.expiry_s != Some(0)
+    }
+
+    /// The queue entry for one matching publication.
+    pub fn entry(message: &Message, how: &Match) -> Queued {
+        Queued {
+            message: Arc::clone(message),
+            qos: how.qos,
+            retain: how.retain,
+            subscription_ids: how.subscription_ids.clone(),
+            group: None,
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The sending half of a session: what waits, what is in flight, and what the client still allows.
+//!
+//! ```text
+//!   offer ─► queue (QoS 1, 2) ─┐ quota, room                PUBACK / PUBCOMP
+//!                              ├──────────► in flight ─────────────────────► gone
+//!   offer ─► transient (QoS 0) ┘                │ PUBREC
+//!                 │ room                        └──► release: PUBREL sent, waits for PUBCOMP
+//!                 └──► written, gone
+//! ```
+//! Invariants: packet identifiers in flight are unique; `in flight` is in the order of first sending, so a resumed
+//! connection repeats it in that order `[MQTT-4.6.0-1]`; at most `quota` QoS 1 and 2 PUBLISH packets are outstanding on
+//! a connection `[MQTT-3.3.4-9]`; everything that waits is bounded by [`OutboundLimits`].
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use quelea_mqtt::{PacketId, QoS};
+
+use crate::envelope::{GroupTag, SubscriptionIdList};
+use crate::publication::Message;
+
+/// A message on its way to one client.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The publication.
+    pub message: Message,
+    /// The QoS it is delivered with.
+    pub qos: QoS,
+    /// The RETAIN flag it is delivered with.
+    pub retain: bool,
+    /// Subscription identifiers to send along.
+    pub subscription_ids: SubscriptionIdList,
+    /// The shared group to give it back to if this client does not acknowledge it.
+    pub group: Option<GroupTag>,
+}
+
+/// How much may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboundLimits {
+    /// Messages.
+    pub messages_max: usize,
+    /// Bytes; the first message is always taken.
+    pub bytes_max: usize,
+}
+
+/// The verdict on an offered message.
+#[derive(Debug)]
+pub enum Offer {
+    /// It waits, or is as good as sent.
+    Taken,
+    /// There is no room: the message comes back.
+    Full(Queued),
+}
+
+/// A QoS 1 or 2 delivery that the client has not finished.
+#[derive(Debug)]
+struct Inflight {
+    id: PacketId,
+    state: InflightState,
+    /// Counts against the client's Receive Maximum on this connection.
+    charged: bool,
+}
+
+#[derive(Debug)]
+enum InflightState {
+    /// PUBLISH sent; PUBACK or PUBREC is due.
+    Published(Queued),
+    /// PUBREC received, PUBREL sent; PUBCOMP is due.
+    Released,
+}
+
+/// What a packet from the client meant for a delivery.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// The delivery is complete (or refused by the client).
+    Complete(Option<Queued>),
+    /// PUBREL is to be sent.
+    Release,
+    /// No delivery has this identifier.
+    Unknown,
+    /// The delivery is of the other QoS: a protocol error of the client.
+    WrongQoS,
+}
+
+/// The connection as the sending half sees it.
+pub trait OutboundSink {
+    /// Whether another packet may be written now.
+    fn has_room(&self) -> bool;
+    /// Whether the client takes a packet of this size `[MQTT-3.1.2-24]`.
+    fn fits(&self, queued: &Queued) -> bool;
+    /// Writes a PUBLISH.
+    fn publish(&mut self, queued: &Queued, id: Option<PacketId>, dup: bool);
+    /// Writes a PUBREL.
+    fn release(&mut self, id: PacketId);
+    /// The message expired, or is larger than the client takes: it goes no further.
+    fn discarded(&mut self, queued: Queued, why: Discard);
+}
+
+/// Why a queued message was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard {
+    /// Its Message Expiry Interval has passed.
+    Expired,
+    /// It is larger than the client's Maximum Packet Size.
+    TooLarge,
+}
+
+/// The sending half.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    queue: VecDeque<Queued>,
+    transient: VecDeque<Queued>,
+    waiting_bytes: usize,
+    reserved: usize,
+    inflight: VecDeque<Inflight>,
+    /// Entries of `inflight` before this one were sent, or sent again, on this connection.
+    resent: usize,
+    last_id: u16,
+    quota: u16,
+}
+
+impl Outbound {
+    /// A client has connected: everything in flight is to be sent again, at most `quota` at a time.
+    pub fn on_connected(&mut self, quota: u16) {
+        self.quota = quota;
+        self.resent = 0;
+        for entry in &mut self.inflight {
+            entry.charged = false;
+        }
+    }
+
+    /// The client has gone: QoS 0 messages go with it. Returns them to be counted.
+    pub fn on_disconnected(&mut self) -> usize {
+        self.quota = 0;
+        self.resent = 0;
+        let dropped = self.transient.len();
+        self.waiting_bytes -= self.transient.iter().map(bytes).sum::<usize>();
+        self.transient.clear();
+        dropped
+    }
+
+    /// Offers a message; it waits here if there is room.
+    pub fn offer(&mut self, queued: Queued, limits: &OutboundLimits) -> Offer {
+        if self.room(limits) == 0 || !self.has_bytes_for(&queued, limits) {
+            return Offer::Full(queued);
+        }
+        self.push(queued);
+        Offer::Taken
+    }
+
+    /// Promises `places` to messages that have been asked for; they count as waiting until they come.
+    pub fn reserve(&mut self, places: usize) {
+        self.reserved += places;
+    }
+
+    /// Gives promised places back unused.
+    pub fn cancel_reserved(&mut self, places: usize) {
+        self.reserved = self.reserved.saturating_sub(places);
+    }
+
+    /// Takes a message that was asked for, whose reserved place has just been given back.
+    pub fn push_taken(&mut self, queued: Queued) {
+        self.push(queued);
+    }
+
+    /// Places that are neither taken nor promised.
+    pub fn room(&self, limits: &OutboundLimits) -> usize {
+        limits.messages_max.saturating_sub(self.waiting() + self.reserved)
+    }
+
+    fn has_bytes_for(&self, queued: &Queued, limits: &OutboundLimits) -> bool {
+        self.waiting() == 0 || self.waiting_bytes + bytes(queued) <= limits.bytes_max
+    }
+
+    fn push(&mut self, queued: Queued) {
+        self.waiting_bytes += bytes(&queued);
+        match queued.qos {
+            QoS::AtMostOnce => self.transient.push_back(queued),
+            _ => self.queue.push_back(queued),
+        }
+    }
+
+    /// Makes room by dropping the oldest waiting message, QoS 0 first.
+    pub fn drop_oldest(&mut self) -> Option<Queued> {
+        let dropped = self.transient.pop_front().or_else(|| self.queue.pop_front())?;
+        self.waiting_bytes -= bytes(&dropped);
+        Some(dropped)
+    }
+
+    /// Messages waiting.
+    pub fn waiting(&self) -> usize {
+        self.queue.len() + self.transient.len()
+    }
+
+    /// Bytes waiting.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Deliveries that the client has not finished.
+    pub fn in_flight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// Sends what the connection and the client's Receive Maximum allow: first what is sent again, then QoS 1 and 2,
+    /// then QoS 0. The first two are bounded by the quota, so the last cannot starve.
+    pub fn pump(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+        self.pump_resend(sink);
+        self.pump_queue(now, sink);
+        self.pump_transient(now, sink);
+    }
+
+    fn pump_resend(&mut self, sink: &mut impl OutboundSink) {
+        while self.resent < self.inflight.len() && sink.has_room() {
+            let entry = &mut self.inflight[self.resent];
+            match &entry.state {
+                InflightState::Released => sink.release(entry.id),
+                // The client may have come back with a smaller Maximum Packet Size.
+                InflightState::Published(queued) if !sink.fits(queued) => {
+                    if let Some(queued) = self.remove(self.resent) {
+                        sink.discarded(queued, Discard::TooLarge);
+                    }
+                    continue;
+                }
+                InflightState::Published(_) if self.quota == 0 => return,
+                InflightState::Published(queued) => {
+                    self.quota -= 1;
+                    entry.charged = true;
+                    sink.publish(queued, Some(entry.id), true);
+                }
+            }
+            self.resent += 1;
+        }
+    }
+
+    fn pump_queue(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+        // What is sent again goes first: a new message may not overtake it `[MQTT-4.6.0-1]`.
+        while self.resent == self.inflight.len() && self.quota > 0 && sink.has_room() {
+            let Some(queued) = self.pop_sendable(now, sink, QoS::ExactlyOnce) else { return };
+            let id = self.free_id();
+            self.quota -= 1;
+            sink.publish(&queued, Some(id), false);
+            // Once a client has seen a QoS 2 message of a group, nobody else may `[MQTT-4.8.2-5]`.
+            let group = queued.group.filter(|_| queued.qos == QoS::AtLeastOnce);
+            let state = InflightState::Published(Queued { group, ..queued });
+            self.inflight.push_back(Inflight { id, state, charged: true });
+            self.resent += 1;
+        }
+    }
+
+    fn pump_transient(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+        while sink.has_room() {
+            let Some(queued) = self.pop_sendable(now, sink, QoS::AtMostOnce) else { return };
+            sink.publish(&queued, None, false);
+        }
+    }
+
+    fn pop_sendable(&mut self, now: Instant, sink: &mut impl OutboundSink, class: QoS) -> Option<Queued> {
+        loop {
+            let queued = match class {
+                QoS::AtMostOnce => self.transient.pop_front()?,
+                _ => self.queue.pop_front()?,
+            };
+            self.waiting_bytes -= bytes(&queued);
+            if queued.message.is_expired(now) {
+                sink.discarded(queued, Discard::Expired);
+            } else if !sink.fits(&queued) {
+                sink.discarded(queued, Discard::TooLarge);
+            } else {
+                return Some(queued);
+            }
+        }
+    }
+
+    /// Whether anything could be sent if there were room.
+    pub fn has_work(&self) -> bool {
+        self.resent < self.inflight.len()
+            || !self.transient.is_empty()
+            || (!self.queue.is_empty() && self.quota > 0)
+    }
+
+    /// Identifiers count up and skip those in flight: an identifier is reused as late as possible.
+    fn free_id(&mut self) -> PacketId {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            let id = PacketId::new(self.last_id).expect("counted from 1");
+            // At most `inflight_max` entries, far below 65,535: the loop ends, and the scan is short.
+            if !self.inflight.iter().any(|entry| entry.id == id) {
+                return id;
+            }
+        }
+    }
+
+    /// PUBACK: a QoS 1 delivery is complete.
+    pub fn on_puback(&mut self, id: PacketId) -> Outgoing {
+        let Some(at) = self.position(id) else { return Outgoing::Unknown };
+        match &self.inflight[at].state {
+            InflightState::Published(queued) if queued.qos == QoS::AtLeastOnce => {
+                Outgoing::Complete(self.remove(at))
+            }
+            _ => Outgoing::WrongQoS,
+        }
+    }
+
+    /// PUBREC: a QoS 2 delivery is the client's now, or refused by it.
+    pub fn on_pubrec(&mut self, id: PacketId, refused: bool) -> Outgoing {
+        let Some(at) = self.position(id) else { return Outgoing::Unknown };
+        match &self.inflight[at].state {
+            InflightState::Published(queued) if queued.qos != QoS::ExactlyOnce => Outgoing::WrongQoS,
+            _ if refused => Outgoing::Complete(self.remove(at)),
+            _ => {
+                self.inflight[at].state = InflightState::Released;
+                Outgoing::Release
+            }
+        }
+    }
+
+    /// PUBCOMP: a QoS 2 delivery is complete.
+    pub fn on_pubcomp(&mut self, id: PacketId) -> Outgoing {
+        let Some(at) = self.position(id) else { return Outgoing::Unknown };
+        match &self.inflight[at].state {
+            InflightState::Released => Outgoing::Complete(self.remove(at)),
+            InflightState::Published(_) => Outgoing::WrongQoS,
+        }
+    }
+
+    fn position(&self, id: PacketId) -> Option<usize> {
+        self.inflight.iter().position(|entry| entry.id == id)
+    }
+
+    fn remove(&mut self, at: usize) -> Option<Queued> {
+        let entry = self.inflight.remove(at).expect("position of an entry");
+        if at < self.resent {
+            self.resent -= 1;
+        }
+        if entry.charged {
+            self.quota += 1;
+        }
+        match entry.state {
+            InflightState::Published(queued) => Some(queued),
+            InflightState::Released => None,
+        }
+    }
+
+    /// Takes out every message that belongs to a shared group (all of them, or those of one) and that no client has
+    /// seen as QoS 2: they go back to their group.
+    pub fn take_group_messages(&mut self, of: impl Fn(&GroupTag) -> bool) -> Vec<Queued> {
+        let mut taken = Vec::new();
+        let theirs = |queued: &Queued| queued.group.as_ref().is_some_and(&of);
+        let mut at = 0;
+        while at < self.inflight.len() {
+            match &self.inflight[at].state {
+                InflightState::Published(queued) if theirs(queued) => taken.extend(self.remove(at)),
+                _ => at += 1,
+            }
+        }
+        for queue in [&mut self.queue, &mut self.transient] {
+            let (back, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(theirs);
+            self.waiting_bytes -= back.iter().map(bytes).sum::<usize>();
+            taken.extend(back);
+            queue.extend(kept);
+        }
+        taken
+    }
+
+    /// Appends what another half of the same session collected after this one.
+    pub fn append(&mut self, later: Self) {
+        assert!(later.inflight.is_empty(), "only one half of a session has ever been connected");
+        self.waiting_bytes += later.waiting_bytes;
+        self.queue.extend(later.queue);
+        self.transient.extend(later.transient);
+    }
+
+    /// Everything that waits or is in flight, for the counters of a session that ends.
+    pub fn into_messages(self) -> impl Iterator<Item = Queued> {
+        let inflight = self.inflight.into_iter().filter_map(|entry| match entry.state {
+            InflightState::Published(queued) => Some(queued),
+            InflightState::Released => None,
+        });
+        inflight.chain(self.queue).chain(self.transient)
+    }
+}
+
+fn bytes(queued: &Queued) -> usize {
+    queued.message.bytes()
+}

@@ -1,0 +1,317 @@
+//! The subscribers' side of a publication: match it, offer it to every session and group, and say when all have it.
+//!
+//! A session without room makes the publication wait here, in order, holding its acceptance; after
+//! [`crate::Settings::full_deadline`] the subscriber pays. QoS 0 never waits.
+
+use std::time::Instant;
+
+use quelea_mqtt::{QoS, ReasonCode};
+use quelea_router::{FilterTrie, ShardId};
+use slotmap::SlotMap;
+
+use crate::envelope::{Accepted, Deliver, GroupKey, HoldKey, Match, SessionKey, SubscriptionIdList};
+use crate::publication::Message;
+use crate::session::{Offer, Parked, Presence, Queued, Session, Subscription};
+use crate::settings::{OnFull, OnSlow};
+
+use super::timers::ParkedIn;
+use super::{Hold, Shard, Subscriber, Then};
+
+/// The subscribers of one publication, each once, with all its matching subscriptions merged `[MQTT-3.3.4-2]`.
+#[derive(Debug, Default)]
+pub(crate) struct Matcher {
+    list: Vec<(Subscriber, Match)>,
+    serial: u64,
+}
+
+impl Matcher {
+    /// Fills the list. Merging needs no search: each session remembers its place in the list of the last publication.
+    fn collect(
+        &mut self,
+        trie: &FilterTrie<Subscriber, Subscription>,
+        sessions: &mut SlotMap<SessionKey, Session>,
+        from: ShardId,
+        message: &Message,
+    ) {
+        self.serial += 1;
+        let (serial, list) = (self.serial, &mut self.list);
+        debug_assert!(list.is_empty());
+        trie.for_each_match(message.image.topic(), |subscriber, subscription| match subscriber {
+            Subscriber::Group(_) => {
+                list.push((
+                    subscriber,
+                    Match { qos: message.qos, retain: false, subscription_ids: SubscriptionIdList::new() },
+                ));
+            }
+            Subscriber::Session(key) => {
+                let Some(session) = sessions.get_mut(key) else { return };
+                if subscription.options.no_local && session.publisher == message.publisher
+                    || !session.takes_from(from)
+                {
+                    return;
+                }
+                if session.stamp.0 == serial {
+                    merge(&mut list[session.stamp.1 as usize].1, message, subscription);
+                } else {
+                    session.stamp = (serial, list.len() as u32);
+                    list.push((subscriber, how(message, subscription)));
+                }
+            }
+        });
+    }
+}
+
+/// How one subscription wants one publication.
+pub(super) fn how(message: &Message, subscription: &Subscription) -> Match {
+    Match {
+        qos: message.qos.min(subscription.options.qos),
+        retain: message.retain && subscription.options.retain_as_published,
+        subscription_ids: subscription.id.iter().map(|id| id.get()).collect(),
+    }
+}
+
+fn merge(into: &mut Match, message: &Message, subscription: &Subscription) {
+    let other = how(message, subscription);
+    into.qos = into.qos.max(other.qos);
+    into.retain |= other.retain;
+    into.subscription_ids.extend(other.subscription_ids);
+}
+
+/// What became of a publication on this shard, as far as it is known.
+#[derive(Debug)]
+pub(super) enum Acceptance {
+    /// Every subscriber has it, or there is none.
+    Settled(ReasonCode),
+    /// Some have no room yet; whoever waits is to be entered into the hold.
+    Waiting(HoldKey),
+}
+
+impl Shard {
+    /// Hands a publication to this shard's subscribers; `from` is the shard that fanned it out.
+    pub(super) fn accept(&mut self, now: Instant, from: ShardId, message: &Message) -> Acceptance {
+        let mut matcher = core::mem::take(&mut self.matcher);
+        matcher.collect(&self.trie, &mut self.sessions, from, message);
+        let reason = match matcher.list.is_empty() {
+            true => ReasonCode::NO_MATCHING_SUBSCRIBERS,
+            false => ReasonCode::SUCCESS,
+        };
+        let mut hold = None;
+        for (subscriber, how) in matcher.list.drain(..) {
+            match subscriber {
+                Subscriber::Session(key) => self.offer(now, key, Session::entry(message, &how), &mut hold),
+                Subscriber::Group(key) => self.offer_to_group(now, key, message, &mut hold),
+            }
+        }
+        self.matcher = matcher;
+        match hold {
+            None => Acceptance::Settled(reason),
+            Some(hold) => Acceptance::Waiting(hold),
+        }
+    }
+
+    /// An envelope of the deliver lane.
+    pub(super) fn on_deliver(&mut self, now: Instant, from: ShardId, delivery: Deliver) {
+        self.counters.envelopes_received += 1;
+        match delivery {
+            Deliver::Publish { ticket, message } => match self.accept(now, from, &message) {
+                Acceptance::Settled(reason) => self.reply_delivered(from, Some(Accepted { ticket, reason })),
+                Acceptance::Waiting(hold) => self.hold_for(hold, Then::Peer { from, ticket }),
+            },
+            Deliver::Retained { session, message } => {
+                self.on_retained(now, session, &message);
+                self.reply_delivered(from, None);
+            }
+            Deliver::RetainedEnd { session, after } => {
+                self.on_retained_end(now, session, after);
+                self.reply_delivered(from, None);
+            }
+            Deliver::Mark { identity } => {
+                self.on_mark(now, from, &identity);
+                self.reply_delivered(from, None);
+            }
+        }
+    }
+
+    /// Enters who is told when the last subscriber has taken it.
+    pub(super) fn hold_for(&mut self, hold: HoldKey, then: Then) {
+        self.holds[hold].then = Some(then);
+    }
+
+    fn offer(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
+        self.counters.messages_matched += 1;
+        if queued.qos == QoS::AtMostOnce {
+            return self.offer_once(now, key, queued);
+        }
+        let memory_full = self.is_full();
+        let session = &mut self.sessions[key];
+        let connected = matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. });
+        if session.parked.is_empty() && !memory_full {
+            match session.outbound.offer(queued, &self.limits) {
+                Offer::Taken => self.list_session(key),
+                Offer::Full(queued) if connected => self.offer_again(now, key, queued, hold),
+                Offer::Full(queued) => self.offer_offline(now, key, queued),
+            }
+        } else if connected {
+            self.park(now, key, queued, hold);
+        } else {
+            self.offer_offline(now, key, queued);
+        }
+    }
+
+    /// QoS 0: taken if there is room, dropped and counted if not.
+    fn offer_once(&mut self, now: Instant, key: SessionKey, queued: Queued) {
+        if self.is_full() {
+            self.counters.dropped_qos0_memory += 1;
+            return;
+        }
+        let session = &mut self.sessions[key];
+        if !matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. }) {
+            self.counters.dropped_qos0_offline += 1;
+            return;
+        }
+        match session.outbound.offer(queued, &self.limits) {
+            Offer::Taken => self.list_session(key),
+            Offer::Full(queued) => {
+                self.pump_session(now, key);
+                let Some(session) = self.sessions.get_mut(key) else { return };
+                match session.outbound.offer(queued, &self.limits) {
+                    Offer::Taken => self.list_session(key),
+                    Offer::Full(_) => self.counters.dropped_qos0_full += 1,
+                }
+            }
+        }
+    }
+
+    /// The queue is full: perhaps only because nothing was sent yet in this turn.
+    fn offer_again(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
+        self.pump_session(now, key);
+        match self.sessions[key].outbound.offer(queued, &self.limits) {
+            Offer::Taken => self.list_session(key),
+            Offer::Full(queued) => self.park(now, key, queued, hold),
+        }
+    }
+
+    fn park(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
+        let hold = self.hold_one_more(hold);
+        let deadline = now + self.settings.full_deadline;
+        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
+        self.park_deadlines.push_back((deadline, ParkedIn::Session(key)));
+    }
+
+    /// One more subscriber has no room: the publication's hold, made at the first one.
+    pub(super) fn hold_one_more(&mut self, hold: &mut Option<HoldKey>) -> HoldKey {
+        let key = *hold.get_or_insert_with(|| {
+            self.holds.insert(Hold { waiting: 0, then: None, reason: ReasonCode::SUCCESS })
+        });
+        self.holds[key].waiting += 1;
+        key
+    }
+
+    /// One of the subscribers that had no room has taken it, or has paid.
+    pub(super) fn release_hold(&mut self, now: Instant, key: HoldKey) {
+        let hold = &mut self.holds[key];
+        hold.waiting -= 1;
+        if hold.waiting > 0 {
+            return;
+        }
+        let hold = self.holds.remove(key).expect("just seen");
+        match hold.then.expect("entered when the publication was offered") {
+            Then::Ticket(ticket) => self.ticket_accepted(now, ticket, hold.reason),
+            Then::Peer { from, ticket } => {
+                self.reply_delivered(from, Some(Accepted { ticket, reason: hold.reason }));
+            }
+        }
+    }
+
+    /// The queue of a session without a client is full: the operator's choice who pays.
+    pub(super) fn offer_offline(&mut self, now: Instant, key: SessionKey, queued: Queued) {
+        let mut offered = queued;
+        loop {
+            let session = &mut self.sessions[key];
+            match session.outbound.offer(offered, &self.limits) {
+                Offer::Taken => return,
+                Offer::Full(back) => offered = back,
+            }
+            match self.settings.on_full {
+                OnFull::DropOldest if session.outbound.drop_oldest().is_some() => {
+                    self.counters.dropped_offline_full += 1;
+                }
+                OnFull::DropOldest | OnFull::DropNew => {
+                    self.counters.dropped_offline_full += 1;
+                    return;
+                }
+                OnFull::EndSession => {
+                    self.counters.dropped_offline_full += 1;
+                    return self.end_session(now, key);
+                }
+            }
+        }
+    }
+
+    /// There may be room again: those who waited go first, in order.
+    pub(super) fn unpark(&mut self, now: Instant, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(key)
+            && let Some(parked) = session.parked.pop_front()
+        {
+            match session.outbound.offer(parked.queued, &self.limits) {
+                Offer::Taken => {
+                    self.list_session(key);
+                    self.release_parked(now, parked.hold);
+                }
+                Offer::Full(queued) => {
+                    session.parked.push_front(Parked { queued, ..parked });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A connected session has been full for the whole deadline.
+    pub(super) fn on_park_deadline(&mut self, now: Instant, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(key)
+            && session.parked.front().is_some_and(|parked| parked.deadline <= now)
+        {
+            match self.settings.on_slow {
+                OnSlow::Disconnect if session.link().is_some() => {
+                    self.counters.slow_disconnects += 1;
+                    return self.disconnect_session(now, key, ReasonCode::QUOTA_EXCEEDED);
+                }
+                // Between two shards there is no client to disconnect: its queue pays as if it were offline.
+                OnSlow::Disconnect => return self.resolve_parked(now, key),
+                OnSlow::DropOldest if session.outbound.drop_oldest().is_some() => {
+                    self.counters.dropped_slow += 1;
+                    self.unpark(now, key);
+                }
+                OnSlow::DropOldest | OnSlow::DropNew => {
+                    self.counters.dropped_slow += 1;
+                    let parked = session.parked.pop_front().expect("just seen");
+                    self.release_parked(now, parked.hold);
+                }
+            }
+        }
+    }
+
+    /// A parked message has gone, one way or the other.
+    pub(super) fn release_parked(&mut self, now: Instant, hold: Option<HoldKey>) {
+        if let Some(hold) = hold {
+            self.release_hold(now, hold);
+        }
+    }
+
+    /// Puts a session on the list of those with something to send.
+    pub(super) fn list_session(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        if !session.listed {
+            session.listed = true;
+            self.ready_sessions.push(key);
+        }
+    }
+
+    pub(super) fn list_group(&mut self, key: GroupKey) {
+        let group = &mut self.groups[key];
+        if !group.listed {
+            group.listed = true;
+            self.ready_groups.push(key);
+        }
+    }
+}

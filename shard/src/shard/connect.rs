@@ -1,0 +1,241 @@
+//! CONNECT to CONNACK: what was asked, who it is, whose session it is, and the answer.
+
+use core::num::NonZeroU32;
+use core::time::Duration;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_mqtt::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Version};
+
+use crate::envelope::{Claim, Control, Identity, LinkKey, SessionKey};
+use crate::link::{Connecting, LinkState};
+use crate::publication::Publication;
+use crate::session::{PendingWill, Presence};
+
+use super::{Request, RequestId, Shard, Work};
+
+impl Shard {
+    /// The first packet of a connection.
+    pub(super) fn on_connect(&mut self, now: Instant, key: LinkKey, connect: &Connect<'_>) {
+        let link = &mut self.links[key];
+        link.version = connect.version;
+        link.version_known = true;
+        link.packet_bytes_max = connect.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
+        link.problem_information = connect.request_problem_information.unwrap_or(true);
+        let aliases = connect.topic_alias_max.unwrap_or(0).min(self.settings.topic_alias_out_max);
+        link.aliases_out.allow(aliases);
+        if let Err(reason) = self.may_connect(connect) {
+            return self.refuse_connect(now, key, reason);
+        }
+        let connecting = self.connecting(connect);
+        let request = Request {
+            id: RequestId(key),
+            work: Work::Authenticate {
+                client_id: Arc::clone(&connecting.client_id),
+                user_name: connect.user_name.map(Into::into),
+                password: connect.password.map(Into::into),
+                peer: self.links[key].peer,
+            },
+        };
+        self.links[key].state = LinkState::Authenticating(Box::new(connecting));
+        self.requests.push_back(request);
+    }
+
+    fn may_connect(&self, connect: &Connect<'_>) -> Result<(), ReasonCode> {
+        if self.draining.is_some() {
+            return Err(ReasonCode::SERVER_SHUTTING_DOWN);
+        }
+        // MQTT 3.1.1 lets the server name only sessions that end with their connection `[MQTT-3.1.3-8]`.
+        if connect.client_id.is_empty() && connect.version != Version::V5 && !connect.clean_start {
+            return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+        }
+        if connect.authentication_method.is_some() {
+            return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
+        }
+        if self.is_full() || self.sessions.len() >= self.settings.sessions_max {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        Ok(())
+    }
+
+    fn connecting(&mut self, connect: &Connect<'_>) -> Connecting {
+        let assigned = connect.client_id.is_empty();
+        let client_id: Arc<str> = match assigned {
+            true => self.assigned_client_id(),
+            false => connect.client_id.into(),
+        };
+        let publisher = self.publisher_id(&client_id);
+        let will = connect.will.as_ref().map(|will| PendingWill {
+            publication: Publication::from_will(will, publisher, &self.budget),
+            delay_s: will.delay_s,
+            message_expiry_s: will.message_expiry_s,
+            due: None,
+        });
+        let asked_s = match connect.version {
+            Version::V5 => connect.session_expiry_s.unwrap_or(0),
+            // Clean Session 0: for ever, as far as this broker goes.
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
+        };
+        let expiry_s = self.granted_expiry_s(asked_s);
+        let keep_alive_s = match self.settings.keep_alive_max_s {
+            Some(max) if connect.keep_alive_s == 0 || connect.keep_alive_s > max => max,
+            _ => connect.keep_alive_s,
+        };
+        Connecting {
+            client_id,
+            assigned,
+            clean_start: connect.clean_start,
+            expiry_s: Some(expiry_s),
+            expiry_capped: expiry_s != asked_s,
+            will,
+            keep_alive_s,
+            keep_alive_imposed: keep_alive_s != connect.keep_alive_s,
+            receive_max: connect.receive_max.map_or(u16::MAX, core::num::NonZeroU16::get),
+        }
+    }
+
+    /// The Session Expiry Interval granted for one that was asked for, in seconds.
+    pub(super) fn granted_expiry_s(&self, asked_s: u32) -> u32 {
+        let max_s = self.settings.session_expiry_max.as_secs().min(u64::from(u32::MAX - 1)) as u32;
+        asked_s.min(max_s)
+    }
+
+    fn assigned_client_id(&mut self) -> Arc<str> {
+        format!("quelea-{:016x}{:016x}", self.random.u64(..), self.random.u64(..)).into()
+    }
+
+    /// The authenticator has answered.
+    pub(super) fn authenticated(&mut self, now: Instant, key: LinkKey, verdict: Result<(), ReasonCode>) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let LinkState::Authenticating(_) = link.state else { return };
+        if let Err(reason) = verdict {
+            return self.refuse_connect(now, key, reason);
+        }
+        let LinkState::Authenticating(connecting) =
+            core::mem::replace(&mut link.state, LinkState::AwaitConnect)
+        else {
+            unreachable!("just seen");
+        };
+        let claim = Claim {
+            client_id: Arc::clone(&connecting.client_id),
+            clean_start: connecting.clean_start,
+            link: key,
+        };
+        link.state = LinkState::Claiming(connecting);
+        self.send_control(self.home_of(&claim.client_id), Control::Claim(claim));
+    }
+
+    pub(super) fn is_claiming(&self, key: LinkKey) -> bool {
+        self.links.get(key).is_some_and(|link| matches!(link.state, LinkState::Claiming(_)))
+    }
+
+    /// The home shard says: the session is ours.
+    pub(super) fn on_granted(&mut self, now: Instant, key: LinkKey, identity: Arc<Identity>, resume: bool) {
+        let existing = self.session_of(&identity.client_id);
+        debug_assert!(resume || existing.is_none(), "a session that is not resumed was released");
+        if let Some(session) = existing {
+            self.sessions[session].identity = Arc::clone(&identity);
+        }
+        if !self.is_claiming(key) {
+            if existing.is_none() {
+                let home = self.home_of(&identity.client_id);
+                self.send_control(home, Control::Ended { identity });
+            }
+            return;
+        }
+        if let Some(session) = existing
+            && let Some(older) = self.sessions[session].link()
+        {
+            self.counters.takeovers += 1;
+            self.disconnect(now, older, ReasonCode::SESSION_TAKEN_OVER);
+        }
+        // With its connection, a session that was not persistent has ended.
+        match self.session_of(&identity.client_id) {
+            Some(session) => self.connected(now, key, session, true),
+            None => {
+                let session = self.open_session(identity, Presence::Offline { expires: None });
+                self.connected(now, key, session, false);
+            }
+        }
+    }
+
+    pub(super) fn on_claim_refused(&mut self, now: Instant, key: LinkKey) {
+        if self.is_claiming(key) {
+            self.refuse_connect(now, key, ReasonCode::SERVER_BUSY);
+        }
+    }
+
+    /// Connection and session come together: CONNACK, then whatever waits.
+    pub(super) fn connected(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session_key: SessionKey,
+        session_present: bool,
+    ) {
+        let link = &mut self.links[key];
+        let LinkState::Claiming(connecting) =
+            core::mem::replace(&mut link.state, LinkState::Online(session_key))
+        else {
+            unreachable!("the caller has seen that it is claiming");
+        };
+        link.silence_max = match connecting.keep_alive_s {
+            0 => None,
+            seconds => Some(Duration::from_millis(u64::from(seconds) * 1_500)),
+        };
+        link.last_packet = now;
+        let session = &mut self.sessions[session_key];
+        session.version = link.version;
+        session.expiry_s = connecting.expiry_s;
+        session.outbound.on_connected(connecting.receive_max.min(self.settings.inflight_max));
+        self.send_connack(key, &connecting, session_present);
+        // A Will still pending from an earlier connection is deleted by this one `[MQTT-3.1.3-9]`.
+        self.sessions[session_key].will = connecting.will;
+        self.counters.connects += 1;
+        self.attach(session_key, key);
+        self.unpark(now, session_key);
+        self.arm_link(key);
+        self.resume_input(now, key);
+    }
+
+    fn send_connack(&mut self, key: LinkKey, connecting: &Connecting, session_present: bool) {
+        let settings = &self.settings;
+        let imposed = connecting.keep_alive_imposed.then_some(connecting.keep_alive_s);
+        let properties = ConnAckProperties {
+            session_expiry_s: connecting.expiry_s.filter(|_| connecting.expiry_capped),
+            receive_max: core::num::NonZeroU16::new(settings.receive_max),
+            maximum_qos: (settings.qos_max < QoS::ExactlyOnce).then_some(settings.qos_max),
+            packet_bytes_max: NonZeroU32::new(settings.packet.packet_bytes_max),
+            assigned_client_id: connecting.assigned.then_some(&*connecting.client_id),
+            topic_alias_max: Some(settings.topic_alias_max),
+            server_keep_alive_s: imposed,
+            ..ConnAckProperties::default()
+        };
+        let packet = ConnAck { session_present, reason: ReasonCode::SUCCESS, properties };
+        let link = &mut self.links[key];
+        packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
+        self.sent_packet(key);
+    }
+
+    /// CONNACK with a reason, then the end `[MQTT-3.1.4-6]`.
+    pub(super) fn refuse_connect(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
+        self.counters.connects_refused += 1;
+        let packet = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+        let link = &mut self.links[key];
+        packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
+        self.sent_packet(key);
+        self.close_link(now, key, crate::link::CloseHow::Finish);
+    }
+
+    /// DISCONNECT of an MQTT 5 client may change the session's expiry, but not from zero `[MQTT-3.14.2-2]`.
+    pub(super) fn change_expiry(&mut self, key: SessionKey, asked_s: u32) -> Result<(), ReasonCode> {
+        let granted = self.granted_expiry_s(asked_s);
+        let session = &mut self.sessions[key];
+        if session.expiry_s == Some(0) && asked_s != 0 {
+            return Err(ReasonCode::PROTOCOL_ERROR);
+        }
+        session.expiry_s = Some(granted);
+        Ok(())
+    }
+}

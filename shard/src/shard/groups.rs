@@ -1,0 +1,314 @@
+//! Shared subscriptions: `$share/{name}/{filter}` `[MQTT-4.8.2]`.
+//!
+//! A group lives on one shard, its owner by the hash of name and filter. For the rest of the broker it is a subscriber
+//! of that shard. Members lend the owner credit, in batches, against places reserved in their queues; so a message that
+//! the owner assigns always fits, and the lane that carries it never waits. A message that its member will not deliver
+//! (gone, unsubscribed, not acknowledged) comes back with its place in the group and goes to another member; a QoS 2
+//! message that a client has seen stays with it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_mqtt::{QoS, SubscribeFilter};
+use quelea_router::{Seq, ShardId, ShareGroup};
+
+use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
+use crate::publication::Message;
+use crate::session::{Queued, Session, Subscription};
+
+use super::interest::Barrier;
+use super::timers::ParkedIn;
+use super::{Group, Shard, Subscriber, accept};
+
+// ---- The owner's side.
+impl Shard {
+    pub(super) fn on_join(&mut self, now: Instant, member: Member, filter: Arc<str>, online: bool) {
+        let key = match self.groups_by_filter.get(&filter) {
+            Some(key) => *key,
+            None if self.groups.len() >= self.settings.groups_max => {
+                let refused = Control::Joined { session: member.session, filter, group: None };
+                return self.send_control(member.shard, refused);
+            }
+            None => self.open_group(&filter),
+        };
+        let members = &mut self.groups[key].members;
+        members.join(member, (), 0);
+        members.set_online(member, online);
+        self.after_barrier(now, Barrier::Joined { member, filter, group: key });
+    }
+
+    fn open_group(&mut self, filter: &Arc<str>) -> GroupKey {
+        let limits = quelea_router::ShareLimits {
+            messages_max: self.settings.group_messages_max,
+            bytes_max: self.settings.queue_bytes_max,
+        };
+        let key = self.groups.insert(Group {
+            filter: Arc::clone(filter),
+            members: ShareGroup::new(limits),
+            parked: VecDeque::new(),
+            listed: false,
+        });
+        self.groups_by_filter.insert(Arc::clone(filter), key);
+        let parsed = SubscribeFilter::parse(filter, usize::MAX).expect("checked by the member's shard");
+        self.add_filter(parsed.filter, Subscriber::Group(key), Subscription::EVERYTHING);
+        key
+    }
+
+    pub(super) fn on_leave(&mut self, now: Instant, member: Member, filter: &Arc<str>) {
+        let Some(key) = self.groups_by_filter.get(filter).copied() else { return };
+        let group = &mut self.groups[key];
+        group.members.leave(member);
+        if group.members.is_empty() {
+            self.close_group(now, key);
+        } else {
+            self.list_group(key);
+        }
+    }
+
+    fn close_group(&mut self, now: Instant, key: GroupKey) {
+        let group = self.groups.remove(key).expect("just seen");
+        self.groups_by_filter.remove(&group.filter);
+        let parsed = SubscribeFilter::parse(&group.filter, usize::MAX).expect("parsed when it was opened");
+        self.remove_filter(parsed.filter, Subscriber::Group(key));
+        self.counters.dropped_session_end += (group.members.queued() + group.parked.len()) as u64;
+        for (_, hold, _) in group.parked {
+            self.release_hold(now, hold);
+        }
+    }
+
+    pub(super) fn on_lend(&mut self, member: Member, group: GroupKey, credit: u32) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.members.lend(member, credit);
+            self.list_group(group);
+        }
+    }
+
+    pub(super) fn on_presence(&mut self, member: Member, filter: &Arc<str>, online: bool) {
+        if let Some(key) = self.groups_by_filter.get(filter).copied() {
+            self.groups[key].members.set_online(member, online);
+            self.list_group(key);
+        }
+    }
+
+    /// A publication that matches the group's filter.
+    pub(super) fn offer_to_group(
+        &mut self,
+        now: Instant,
+        key: GroupKey,
+        message: &Message,
+        hold: &mut Option<HoldKey>,
+    ) {
+        self.counters.messages_matched += 1;
+        let group = &mut self.groups[key];
+        let nobody = !group.members.has_online();
+        if message.qos == QoS::AtMostOnce {
+            if nobody || group.members.push(Arc::clone(message), message.bytes()).is_err() {
+                self.counters.dropped_qos0_group += 1;
+                return;
+            }
+            return self.list_group(key);
+        }
+        if group.parked.is_empty() && group.members.push(Arc::clone(message), message.bytes()).is_ok() {
+            return self.list_group(key);
+        }
+        if nobody {
+            // As for an offline session: the oldest makes room.
+            group.members.drop_oldest();
+            self.counters.dropped_group_full += 1;
+            if self.groups[key].members.push(Arc::clone(message), message.bytes()).is_err() {
+                self.counters.dropped_group_full += 1;
+            }
+            return;
+        }
+        let deadline = now + self.settings.full_deadline;
+        let hold = self.hold_one_more(hold);
+        self.groups[key].parked.push_back((Arc::clone(message), hold, deadline));
+        self.park_deadlines.push_back((deadline, ParkedIn::Group(key)));
+        self.list_group(key);
+    }
+
+    pub(super) fn on_give_back(&mut self, key: GroupKey, seq: Seq, message: Message) {
+        self.counters.group_given_back += 1;
+        match self.groups.get_mut(key) {
+            Some(group) => {
+                let bytes = message.bytes();
+                group.members.give_back(seq, message, bytes);
+                self.list_group(key);
+            }
+            None => self.counters.dropped_session_end += 1,
+        }
+    }
+
+    /// Assigns what members can take.
+    pub(super) fn pump_groups(&mut self, now: Instant) {
+        for key in core::mem::take(&mut self.ready_groups) {
+            if let Some(group) = self.groups.get_mut(key) {
+                group.listed = false;
+                self.pump_group(now, key);
+            }
+        }
+    }
+
+    fn pump_group(&mut self, now: Instant, key: GroupKey) {
+        loop {
+            while let Some((member, seq, message)) = self.groups[key].members.next_dispatch() {
+                if message.is_expired(now) {
+                    self.counters.expired += 1;
+                    self.groups[key].members.lend(member, 1);
+                    continue;
+                }
+                let assign = Control::Assign { session: member.session, group: key, seq, message };
+                self.send_control(member.shard, assign);
+            }
+            let group = &mut self.groups[key];
+            let Some((message, hold, deadline)) = group.parked.pop_front() else { return };
+            if group.members.push(Arc::clone(&message), message.bytes()).is_err() {
+                group.parked.push_front((message, hold, deadline));
+                return;
+            }
+            self.release_hold(now, hold);
+        }
+    }
+
+    /// A group has been full for the whole deadline: its oldest message goes.
+    pub(super) fn on_group_deadline(&mut self, now: Instant, key: GroupKey) {
+        while let Some(group) = self.groups.get_mut(key)
+            && group.parked.front().is_some_and(|(_, _, deadline)| *deadline <= now)
+        {
+            group.members.drop_oldest();
+            self.counters.dropped_group_full += 1;
+            self.pump_group(now, key);
+        }
+    }
+}
+
+// ---- The member's side.
+impl Shard {
+    /// The owner has answered a join.
+    pub(super) fn on_joined(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        filter: &Arc<str>,
+        group: Option<GroupKey>,
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.memberships.iter_mut().find(|membership| membership.filter == *filter) {
+            Some(membership) if group.is_some() => membership.group = group,
+            Some(_) => {
+                session.memberships.retain(|membership| membership.filter != *filter);
+                session.subscriptions.remove(filter);
+                self.counters.subscriptions -= 1;
+            }
+            None => {}
+        }
+        self.joined_answer(now, key, filter, group.is_some());
+        self.lend(key);
+    }
+
+    /// Lends owners what this session can take, in batches.
+    pub(super) fn lend(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.link().is_none() || session.memberships.is_empty() {
+            return;
+        }
+        let member = Member { shard: self.id, session: key };
+        let mut lends = Vec::new();
+        for membership in &mut session.memberships {
+            let Some(group) = membership.group else { continue };
+            let room = session.outbound.room(&self.limits) as u32;
+            let credit = (LEND_MAX - membership.lent).min(room);
+            if membership.lent > LEND_MAX / 2 || credit == 0 || session.outbound.waiting() > LEND_MAX as usize
+            {
+                continue;
+            }
+            membership.lent += credit;
+            session.outbound.reserve(credit as usize);
+            lends.push((membership.owner, Control::Lend { member, group, credit }));
+        }
+        for (owner, lend) in lends {
+            self.send_control(owner, lend);
+        }
+    }
+
+    /// The owner has chosen a session of this shard.
+    pub(super) fn on_assign(
+        &mut self,
+        owner: ShardId,
+        key: SessionKey,
+        group: GroupKey,
+        seq: Seq,
+        message: Message,
+    ) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.link().is_some()) else {
+            return self.send_control(owner, Control::GiveBack { group, seq, message });
+        };
+        let theirs =
+            |m: &&mut crate::session::Membership| m.owner == owner && m.group == Some(group) && m.lent > 0;
+        let Some(membership) = session.memberships.iter_mut().find(theirs) else {
+            return self.send_control(owner, Control::GiveBack { group, seq, message });
+        };
+        membership.lent -= 1;
+        let subscription = session.subscriptions[&membership.filter];
+        let how = accept::how(&message, &subscription);
+        let tag = GroupTag { owner, group, seq };
+        session.outbound.cancel_reserved(1);
+        session.outbound.push_taken(Queued { group: Some(tag), ..Session::entry(&message, &how) });
+        self.list_session(key);
+    }
+
+    /// The client has gone: its groups look for somebody else.
+    pub(super) fn leave_groups_for_now(&mut self, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        let member = Member { shard: self.id, session: key };
+        let mut told = Vec::new();
+        for membership in &mut session.memberships {
+            session.outbound.cancel_reserved(core::mem::take(&mut membership.lent) as usize);
+            told.push((membership.owner, Arc::clone(&membership.filter)));
+        }
+        let back = session.outbound.take_group_messages(|_| true);
+        for (owner, filter) in told {
+            self.send_control(owner, Control::Presence { member, filter, online: false });
+        }
+        self.give_back(back);
+    }
+
+    /// The client is back.
+    pub(super) fn return_to_groups(&mut self, key: SessionKey) {
+        let member = Member { shard: self.id, session: key };
+        let told: Vec<_> =
+            self.sessions[key].memberships.iter().map(|m| (m.owner, Arc::clone(&m.filter))).collect();
+        for (owner, filter) in told {
+            self.send_control(owner, Control::Presence { member, filter, online: true });
+        }
+        self.lend(key);
+    }
+
+    /// The session leaves one group for good. Returns whether it was a member.
+    pub(super) fn leave_group(&mut self, key: SessionKey, filter: &Arc<str>) -> bool {
+        let session = &mut self.sessions[key];
+        let Some(at) = session.memberships.iter().position(|m| m.filter == *filter) else { return false };
+        let membership = session.memberships.remove(at);
+        session.outbound.cancel_reserved(membership.lent as usize);
+        let back = session
+            .outbound
+            .take_group_messages(|tag| tag.owner == membership.owner && Some(tag.group) == membership.group);
+        let member = Member { shard: self.id, session: key };
+        self.give_back(back);
+        self.send_control(membership.owner, Control::Leave { member, filter: membership.filter });
+        true
+    }
+
+    /// Messages of groups that this session will not deliver.
+    pub(super) fn give_back(&mut self, messages: Vec<Queued>) {
+        for queued in messages {
+            let tag = queued.group.expect("taken out by its tag");
+            let back = Control::GiveBack { group: tag.group, seq: tag.seq, message: queued.message };
+            self.send_control(tag.owner, back);
+        }
+    }
+}
+
+/// Messages that an owner may send to one member without asking: a batch, small beside a queue.
+const LEND_MAX: u32 = 16;

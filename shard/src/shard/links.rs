@@ -1,0 +1,294 @@
+//! Connections: opened, read, paused, closed. What carries them makes no difference above this file.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quelea_mqtt::{Disconnect, ReasonCode, Sender, Version};
+
+use crate::envelope::LinkKey;
+use crate::link::{
+    AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Link, LinkState, OUTPUT_PAUSE_BYTES,
+};
+
+use super::sessions::WillAt;
+use super::{DoorAction, DoorEnd, Shard};
+
+impl Shard {
+    /// A byte stream was opened by a client.
+    pub fn handle_door_opened(&mut self, now: Instant, door: DoorId, peer: SocketAddr) {
+        match self.open_link(now, Carrier::Door(door), peer) {
+            Some(key) => {
+                self.doors.insert(door, key);
+            }
+            None => self.door_actions.push_back((door, DoorAction::Abort)),
+        }
+    }
+
+    /// Bytes came in.
+    pub fn handle_door_bytes(&mut self, now: Instant, door: DoorId, bytes: &[u8]) {
+        if let Some(key) = self.doors.get(&door).copied() {
+            self.handle_link_bytes(now, key, bytes);
+        }
+    }
+
+    /// The peer has ended its side, or the stream is gone.
+    pub fn handle_door_closed(&mut self, now: Instant, door: DoorId, end: DoorEnd) {
+        let Some(key) = self.doors.get(&door).copied() else { return };
+        if end == DoorEnd::EndOfStream && !self.links[key].is_closing() {
+            self.link_ended(now, key);
+            self.close_link(now, key, CloseHow::Finish);
+            return;
+        }
+        self.link_ended(now, key);
+        self.doors.remove(&door);
+        self.links.remove(key);
+        self.door_actions.push_back((door, DoorAction::Abort));
+    }
+
+    /// The write in flight is with the kernel.
+    pub fn handle_door_written(&mut self, now: Instant, door: DoorId) {
+        let Some(key) = self.doors.get(&door).copied() else { return };
+        let written = self.links[key].output.on_written();
+        self.counters.bytes_sent += written as u64;
+        self.on_output_drained(now, key);
+    }
+
+    /// The carrier has taken bytes: there may be room for more, in both directions.
+    pub(super) fn on_output_drained(&mut self, now: Instant, key: LinkKey) {
+        let link = &mut self.links[key];
+        if link.output.unsent_bytes() > 0 || link.is_closing() {
+            self.mark_dirty(key);
+        }
+        let link = &self.links[key];
+        if link.reading_paused && !link.is_held() && link.output.bytes() < OUTPUT_PAUSE_BYTES {
+            self.resume_input(now, key);
+        }
+        if let Some(session) = self.links.get(key).and_then(Link::session) {
+            self.list_session(session);
+        }
+    }
+
+    pub(super) fn open_link(&mut self, now: Instant, carrier: Carrier, peer: SocketAddr) -> Option<LinkKey> {
+        if self.links.len() >= self.settings.links_max || self.draining.is_some() {
+            self.counters.links_refused += 1;
+            return None;
+        }
+        self.counters.links_opened += 1;
+        let key = self.links.insert(Link::new(now, carrier, peer, AliasesOut::new(self.keyed)));
+        self.arm_link(key);
+        Some(key)
+    }
+
+    /// Received bytes: packets are taken out of them as they are, without a copy, unless one is incomplete.
+    pub(super) fn handle_link_bytes(&mut self, now: Instant, key: LinkKey, bytes: &[u8]) {
+        self.counters.bytes_received += bytes.len() as u64;
+        let link = &mut self.links[key];
+        if link.is_closing() {
+            return;
+        }
+        if link.input.is_empty() && !link.is_held() && !link.reading_paused {
+            let taken = self.take_packets(now, key, bytes);
+            let Some(link) = self.links.get_mut(key) else { return };
+            if !link.is_closing() {
+                link.input.extend_from_slice(&bytes[taken..]);
+            }
+        } else {
+            link.input.extend_from_slice(bytes);
+            self.take_buffered(now, key);
+        }
+        self.pause_if_full(key);
+    }
+
+    /// Takes complete packets out of the receive buffer, unless they are held.
+    fn take_buffered(&mut self, now: Instant, key: LinkKey) {
+        let link = &mut self.links[key];
+        if link.is_held() || link.input.is_empty() {
+            return;
+        }
+        let mut input = core::mem::take(&mut link.input);
+        let taken = self.take_packets(now, key, &input);
+        let Some(link) = self.links.get_mut(key) else { return };
+        debug_assert!(link.input.is_empty());
+        if !link.is_closing() && taken < input.len() {
+            bytes::Buf::advance(&mut input, taken);
+            link.input = input;
+        }
+    }
+
+    fn take_packets(&mut self, now: Instant, key: LinkKey, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while let Some(link) = self.links.get(key) {
+            if link.is_closing() || link.is_held() || link.output.bytes() > OUTPUT_PAUSE_BYTES {
+                break;
+            }
+            let rest = &bytes[taken..];
+            if rest.is_empty() {
+                break;
+            }
+            let limits = self.settings.packet;
+            match quelea_mqtt::peek_frame(rest, Sender::Client, &limits) {
+                Ok(Some(frame)) if frame.packet_bytes <= rest.len() => {
+                    taken += frame.packet_bytes;
+                    self.handle_packet(now, key, &rest[..frame.packet_bytes]);
+                }
+                Ok(_) => break,
+                Err(error) => {
+                    self.refuse_packet(now, key, error.reason_code());
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    fn pause_if_full(&mut self, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let held = link.is_held() && link.input.len() > HELD_BYTES_MAX;
+        let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
+        if !link.reading_paused && (held || stuck) && !link.is_closing() {
+            link.reading_paused = true;
+            if let Carrier::Door(door) = link.carrier {
+                self.door_actions.push_back((door, DoorAction::Pause));
+            }
+        }
+    }
+
+    /// What kept packets back is over: go on with those that are here, then with the carrier.
+    pub(super) fn resume_input(&mut self, now: Instant, key: LinkKey) {
+        self.take_buffered(now, key);
+        let Some(link) = self.links.get_mut(key) else { return };
+        if link.is_closing() || link.is_held() || link.output.bytes() > OUTPUT_PAUSE_BYTES {
+            return;
+        }
+        if core::mem::take(&mut link.reading_paused) {
+            match link.carrier {
+                Carrier::Door(door) => self.door_actions.push_back((door, DoorAction::Resume)),
+                Carrier::Stream(conn, stream) => self.read_stream(now, conn, stream),
+            }
+        }
+    }
+
+    /// The peer broke the rules `[MQTT-4.13.1-1]`: it alone pays.
+    pub(super) fn refuse_packet(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
+        match reason {
+            ReasonCode::MALFORMED_PACKET => self.counters.malformed += 1,
+            _ => self.counters.protocol_errors += 1,
+        }
+        let link = &self.links[key];
+        match &link.state {
+            LinkState::AwaitConnect
+                if link.version_known || reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION =>
+            {
+                self.refuse_connect(now, key, reason);
+            }
+            // Nothing may be said before CONNACK `[MQTT-4.13.2-1]`.
+            LinkState::AwaitConnect | LinkState::Authenticating(_) | LinkState::Claiming(_) => {
+                self.close_link(now, key, CloseHow::Reset(quic_code(reason)));
+            }
+            LinkState::Online(_) => self.disconnect_how(now, key, reason, CloseHow::Reset(quic_code(reason))),
+            LinkState::Closing(_) => {}
+        }
+    }
+
+    /// Says DISCONNECT with a reason (MQTT 5; earlier versions have no word for it) and ends the connection.
+    pub(super) fn disconnect(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
+        let v5 = self.links[key].version == Version::V5;
+        let taken_over = reason == ReasonCode::SESSION_TAKEN_OVER;
+        let how = match !v5 && taken_over {
+            true => CloseHow::Reset(quic_code(reason)),
+            false => CloseHow::Finish,
+        };
+        self.disconnect_how(now, key, reason, how);
+    }
+
+    fn disconnect_how(&mut self, now: Instant, key: LinkKey, reason: ReasonCode, how: CloseHow) {
+        let link = &mut self.links[key];
+        if link.version == Version::V5 && link.session().is_some() {
+            let packet = Disconnect { reason, ..Disconnect::default() };
+            packet.encode(link.version, link.output.buffer()).expect("a DISCONNECT of known size");
+            self.sent_packet(key);
+        }
+        self.link_ended(now, key);
+        self.close_link(now, key, how);
+    }
+
+    /// The connection is over as far as its session is concerned.
+    pub(super) fn link_ended(&mut self, now: Instant, key: LinkKey) {
+        self.forget_publications(key);
+        if let Some(session) = self.links[key].session() {
+            self.links[key].state = LinkState::AwaitConnect;
+            self.detach(now, session, WillAt::AfterDelay);
+        }
+    }
+
+    /// The session ends under its connection.
+    pub(super) fn forget_session_of(&mut self, now: Instant, key: LinkKey) {
+        self.forget_publications(key);
+        self.links[key].state = LinkState::AwaitConnect;
+        self.close_link(now, key, CloseHow::Finish);
+    }
+
+    /// Publications that waited for another road were not accepted: the client will repeat them, as new ones.
+    pub(super) fn forget_publications(&mut self, key: LinkKey) {
+        let link = &mut self.links[key];
+        let Some(session) = link.session() else { return };
+        for deferred in link.deferred.drain(..) {
+            match deferred.ack.and_then(|number| link.acks.id_of(number)) {
+                Some(id) => self.sessions[session].inbound.on_refused(id),
+                None => self.counters.dropped_qos0_full += 1,
+            }
+        }
+    }
+
+    /// Lets the last bytes leave, then ends the carrier; aborts at the deadline.
+    pub(super) fn close_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
+        let link = &mut self.links[key];
+        link.input = BytesMut::new();
+        link.joining.clear();
+        let deadline = now + self.settings.close_deadline;
+        link.state = LinkState::Closing(Closing { deadline, how, said: false, told: false });
+        self.mark_dirty(key);
+        self.arm_link(key);
+    }
+
+    /// Puts a connection on the list of those with something to write.
+    pub(super) fn mark_dirty(&mut self, key: LinkKey) {
+        let link = &mut self.links[key];
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty_links.push(key);
+        }
+    }
+
+    /// Counts a packet that was just encoded, and has it written.
+    pub(super) fn sent_packet(&mut self, key: LinkKey) {
+        self.counters.packets_sent += 1;
+        self.mark_dirty(key);
+    }
+
+    /// Tells every client to go `[MQTT5 4.13]`: Server shutting down.
+    pub(super) fn drain(&mut self, now: Instant, deadline: Instant) {
+        self.draining = Some(deadline);
+        if let Some(quic) = &mut self.quic {
+            quic.refuse_new(true);
+        }
+        let keys: Vec<LinkKey> = self.links.keys().collect();
+        for key in keys {
+            match self.links[key].state {
+                // The Will of a client whose server goes is not the news that its author meant.
+                LinkState::Online(session) => {
+                    self.sessions[session].will = None;
+                    self.disconnect(now, key, ReasonCode::SERVER_SHUTTING_DOWN);
+                }
+                LinkState::Closing(_) => {}
+                _ => self.close_link(now, key, CloseHow::Finish),
+            }
+        }
+    }
+}
+
+/// QUIC's error code for an MQTT reason on ALPN `mqtt`: OASIS committee note, section 6.7.
+fn quic_code(reason: ReasonCode) -> u64 {
+    0x300 + u64::from(reason.as_u8())
+}

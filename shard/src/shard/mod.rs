@@ -1,0 +1,389 @@
+//! One core's share of the broker: its connections, its sessions, and its part of what all shards keep together.
+//!
+//! A plain state machine. Methods come in three kinds, called in this order:
+//!
+//! 1. **`handle_*`** take input, with `now` first: bytes, datagrams, ends, completions, orders, other shards' envelopes
+//!    (`handle_envelopes`), the passing of time. They change state and queue effects; they never block and never fail.
+//! 2. **[`Shard::settle`]**, once after any number of inputs: sends what sessions may send, announces interest, closes
+//!    what has ended. It is the only place where queued work becomes output.
+//! 3. **`poll_*`** hand out what is queued, until they return `None`: writes for byte streams, datagrams, requests to
+//!    side threads, envelopes (`flush_envelopes`), and the next time at which `handle_timeout` wants to be called.
+//!
+//! [`crate::turn`] calls them in this order for every driver, real or simulated.
+
+mod accept;
+mod connect;
+mod groups;
+mod homes;
+mod interest;
+mod links;
+mod moves;
+mod output;
+mod packets;
+mod peers;
+mod publish;
+mod quic_links;
+mod retained;
+mod sessions;
+mod subscribe;
+mod timers;
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_router::{FilterTrie, Interest, Mailbox, RetainedStore, ShardId, ShareGroup};
+use slotmap::SlotMap;
+
+use crate::counters::Counters;
+use crate::envelope::{
+    Control, Deliver, Forward, GroupKey, HoldKey, LinkKey, Member, Reply, SessionKey, TicketKey,
+};
+use crate::hash::{Keyed, KeyedMap, OwnMap};
+use crate::link::{DoorId, Link, WriteBatch};
+use crate::publication::{Budget, Message};
+use crate::quic::{ConnId, Quic, QuicTls};
+use crate::session::{OutboundLimits, Session};
+use crate::settings::Settings;
+
+pub(crate) use accept::Matcher;
+pub(crate) use homes::Home;
+pub(crate) use peers::Peer;
+pub(crate) use subscribe::PendingAnswer;
+
+/// This shard's end of the mesh.
+pub type ShardMailbox = Mailbox<Reply, Control, Forward, Deliver>;
+
+/// What makes one shard of a node: its place, its secrets, its mailbox.
+pub struct ShardParts {
+    /// Its place.
+    pub id: ShardId,
+    /// How many there are.
+    pub shards: usize,
+    /// Equal on all shards: keys the hashes that say who owns a topic, a group, a client identifier.
+    pub node_seed: u64,
+    /// This shard's own: everything random that it does.
+    pub seed: u64,
+    /// Its end of the mesh.
+    pub mailbox: ShardMailbox,
+    /// Its QUIC half; `None` where no QUIC listener is configured.
+    pub quic: Option<Quic>,
+}
+
+/// What the shard wants done with a byte stream.
+#[derive(Debug, PartialEq, Eq)]
+pub enum DoorAction {
+    /// Write this; `handle_door_written` when all of it is with the kernel. One at a time per door.
+    Write(WriteBatch),
+    /// Send no more input from it until `Resume`.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Everything is written: end the stream, and say when the peer has ended its side.
+    Finish,
+    /// Drop it at once.
+    Abort,
+}
+
+/// How a byte stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorEnd {
+    /// The peer ended its side in order.
+    EndOfStream,
+    /// Reset, or an error.
+    Reset,
+}
+
+/// An operator's order.
+pub enum Order {
+    /// Take no new connections, tell every client to go (0x8B), be done by the deadline.
+    Drain {
+        /// What is still open then is aborted.
+        deadline: Instant,
+    },
+    /// Use this certificate for QUIC connections that come from now on.
+    Tls(Arc<QuicTls>),
+}
+
+/// Work for a side thread.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Request {
+    /// To be named by the completion.
+    pub id: RequestId,
+    /// The work.
+    pub work: Work,
+}
+
+/// Names one request: the connection that waits for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestId(pub(crate) LinkKey);
+
+/// What a side thread can do.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Check who is connecting.
+    Authenticate {
+        /// The client identifier, given or assigned.
+        client_id: Arc<str>,
+        /// User name, if any.
+        user_name: Option<Box<str>>,
+        /// Password, if any.
+        password: Option<Box<[u8]>>,
+        /// Where it comes from.
+        peer: SocketAddr,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completion {
+    /// Whether the client may connect; a refusal carries its reason code.
+    Authenticated(Result<(), quelea_mqtt::ReasonCode>),
+}
+
+/// Who subscribed: an entry of the shard's filter trie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Subscriber {
+    /// A session of this shard.
+    Session(SessionKey),
+    /// A shared group that this shard owns.
+    Group(GroupKey),
+}
+
+/// A shared group on its owner.
+pub(crate) struct Group {
+    pub(crate) filter: Arc<str>,
+    pub(crate) members: ShareGroup<Member, Message>,
+    pub(crate) parked: VecDeque<(Message, HoldKey, Instant)>,
+    pub(crate) listed: bool,
+}
+
+/// Publications of this shard that others have still to accept.
+pub(crate) struct Ticket {
+    pub(crate) origin: Origin,
+    pub(crate) waiting: u32,
+    pub(crate) reason: quelea_mqtt::ReasonCode,
+}
+
+/// Who is told when a publication is accepted everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// A connection of this shard; the number settles its acknowledgement.
+    Link { link: LinkKey, ack: Option<u64> },
+    /// The shard that forwarded a retained publication to us.
+    Forward { from: ShardId, ticket: TicketKey },
+    /// Nobody: a Will.
+    Nobody,
+}
+
+/// A publication that some sessions of this shard have no room for yet.
+pub(crate) struct Hold {
+    pub(crate) waiting: u32,
+    /// Entered as soon as the publication has been offered to everyone.
+    pub(crate) then: Option<Then>,
+    pub(crate) reason: quelea_mqtt::ReasonCode,
+}
+
+/// Who is told when they all have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then {
+    /// A publication of this shard.
+    Ticket(TicketKey),
+    /// A publication of another shard, and its credit.
+    Peer { from: ShardId, ticket: TicketKey },
+}
+
+/// One core's share of the broker.
+pub struct Shard {
+    pub(crate) settings: Settings,
+    pub(crate) limits: OutboundLimits,
+    pub(crate) id: ShardId,
+    pub(crate) shards: usize,
+    pub(crate) node_seed: u64,
+    pub(crate) random: fastrand::Rng,
+    pub(crate) keyed: Keyed,
+    pub(crate) budget: Budget,
+    pub(crate) counters: Counters,
+
+    // Connections.
+    pub(crate) links: SlotMap<LinkKey, Link>,
+    pub(crate) doors: OwnMap<DoorId, LinkKey>,
+    pub(crate) streams: OwnMap<ConnId, LinkKey>,
+    pub(crate) quic: Option<Quic>,
+    pub(crate) draining: Option<Instant>,
+
+    // Sessions.
+    pub(crate) sessions: SlotMap<SessionKey, Session>,
+    pub(crate) by_client: KeyedMap<Arc<str>, SessionKey>,
+    pub(crate) homes: Home,
+
+    // Routing.
+    pub(crate) trie: FilterTrie<Subscriber, crate::session::Subscription>,
+    pub(crate) matcher: Matcher,
+    pub(crate) interest: Interest,
+    pub(crate) announcements: interest::Announcements,
+    pub(crate) retained: RetainedStore<Message>,
+    pub(crate) retained_sweep: Option<Box<str>>,
+    pub(crate) retained_sweep_at: Option<Instant>,
+    pub(crate) groups: SlotMap<GroupKey, Group>,
+    pub(crate) groups_by_filter: KeyedMap<Arc<str>, GroupKey>,
+
+    // Other shards.
+    pub(crate) mailbox: ShardMailbox,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) loopback: VecDeque<Control>,
+    pub(crate) tickets: SlotMap<TicketKey, Ticket>,
+    pub(crate) holds: SlotMap<HoldKey, Hold>,
+
+    // Work queued for `settle` and `poll_*`.
+    pub(crate) ready_sessions: Vec<SessionKey>,
+    pub(crate) ready_groups: Vec<GroupKey>,
+    pub(crate) dirty_links: Vec<LinkKey>,
+    pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
+    pub(crate) requests: VecDeque<Request>,
+    pub(crate) timers: BinaryHeap<timers::Entry>,
+    pub(crate) park_deadlines: VecDeque<(Instant, timers::ParkedIn)>,
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl Shard {
+    /// A shard that serves nobody yet.
+    pub fn new(settings: Settings, parts: ShardParts) -> Self {
+        assert!(parts.id.index() < parts.shards, "a shard's place is below their number");
+        let random = fastrand::Rng::with_seed(parts.seed);
+        let keyed = Keyed::new(parts.seed, 1);
+        let limits =
+            OutboundLimits { messages_max: settings.queue_messages_max, bytes_max: settings.queue_bytes_max };
+        let peers =
+            (0..parts.shards).map(|_| Peer::new(settings.deliver_window, settings.forward_window)).collect();
+        Self {
+            limits,
+            id: parts.id,
+            shards: parts.shards,
+            node_seed: parts.node_seed,
+            keyed,
+            budget: Budget::new(),
+            counters: Counters::default(),
+            links: SlotMap::with_key(),
+            doors: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
+            streams: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
+            quic: parts.quic,
+            draining: None,
+            sessions: SlotMap::with_key(),
+            by_client: KeyedMap::with_hasher(keyed),
+            homes: Home::new(keyed),
+            trie: FilterTrie::new(parts.seed),
+            matcher: Matcher::default(),
+            interest: Interest::new(parts.node_seed),
+            announcements: interest::Announcements::default(),
+            retained: RetainedStore::new(quelea_router::RetainedLimits {
+                messages_max: settings.retained_messages_max,
+                bytes_max: settings.retained_bytes_max,
+            }),
+            retained_sweep: None,
+            retained_sweep_at: None,
+            groups: SlotMap::with_key(),
+            groups_by_filter: KeyedMap::with_hasher(keyed),
+            mailbox: parts.mailbox,
+            peers,
+            loopback: VecDeque::new(),
+            tickets: SlotMap::with_key(),
+            holds: SlotMap::with_key(),
+            ready_sessions: Vec::new(),
+            ready_groups: Vec::new(),
+            dirty_links: Vec::new(),
+            door_actions: VecDeque::new(),
+            requests: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            park_deadlines: VecDeque::new(),
+            scratch: Vec::new(),
+            random,
+            settings,
+        }
+    }
+
+    /// This shard's place.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Carries out what the inputs since the last call have made possible.
+    pub fn settle(&mut self, now: Instant) {
+        self.drain_loopback(now);
+        self.quic_events(now);
+        self.pump_groups(now);
+        self.pump_sessions(now);
+        self.drain_loopback(now);
+        self.announce();
+        self.write_streams(now);
+    }
+
+    /// Carries out an operator's order.
+    pub fn handle_order(&mut self, now: Instant, order: Order) {
+        match order {
+            Order::Drain { deadline } => self.drain(now, deadline),
+            Order::Tls(tls) => {
+                if let Some(quic) = &mut self.quic {
+                    quic.set_tls(tls);
+                }
+            }
+        }
+    }
+
+    /// A side thread has finished; an answer for a connection that is gone is forgotten.
+    pub fn handle_completion(&mut self, now: Instant, id: RequestId, completion: Completion) {
+        match completion {
+            Completion::Authenticated(verdict) => self.authenticated(now, id.0, verdict),
+        }
+    }
+
+    /// The next piece of work for a side thread.
+    pub fn poll_request(&mut self) -> Option<Request> {
+        self.requests.pop_front()
+    }
+
+    /// What this shard has counted; gauges are brought up to date.
+    pub fn counters(&mut self) -> &Counters {
+        let c = &mut self.counters;
+        c.links = self.links.len() as u64;
+        c.sessions = self.sessions.len() as u64;
+        c.retained = self.retained.len() as u64;
+        c.retained_bytes = self.retained.bytes() as u64;
+        c.groups = self.groups.len() as u64;
+        c.memory_bytes = self.budget.used_bytes() as u64;
+        c.tickets = self.tickets.len() as u64;
+        c.parked = self.holds.values().map(|hold| u64::from(hold.waiting)).sum();
+        c.waiting_credit = self.peers.iter().map(|peer| peer.waiting() as u64).sum();
+        c
+    }
+
+    /// Whether a drained shard has nothing left to say to anyone.
+    pub fn is_drained(&self) -> bool {
+        self.draining.is_some() && self.links.is_empty() && self.quic.as_ref().is_none_or(Quic::is_idle)
+    }
+
+    /// The QUIC half, for its counters.
+    pub fn quic(&self) -> Option<&Quic> {
+        self.quic.as_ref()
+    }
+
+    /// Whether new work is refused because memory is at its ceiling.
+    pub(crate) fn is_full(&self) -> bool {
+        self.budget.used_bytes() >= self.settings.memory_bytes_max
+    }
+
+    /// Every shard but this one.
+    pub(crate) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let own = self.id;
+        (0..self.shards).map(ShardId::from_index).filter(move |shard| *shard != own)
+    }
+
+    pub(crate) fn owner_of_topic(&self, topic: &str) -> ShardId {
+        quelea_router::partition(topic, self.node_seed, self.shards)
+    }
+
+    pub(crate) fn home_of(&self, client_id: &str) -> ShardId {
+        quelea_router::home(client_id, self.node_seed, self.shards)
+    }
+}

@@ -1,0 +1,287 @@
+//! What each packet of a client means.
+
+use std::time::Instant;
+
+use quelea_mqtt::{
+    Ack, AckKind, Disconnect, Packet, Publish, QoS, ReasonCode, Sender, TopicName, UserProperties,
+};
+
+use crate::envelope::{LinkKey, SessionKey};
+use crate::link::{CloseHow, Link, LinkState};
+use crate::publication::Publication;
+use crate::session::{Outgoing, PublishVerdict};
+
+use super::Shard;
+use super::sessions::WillAt;
+
+impl Shard {
+    /// One whole packet.
+    pub(super) fn handle_packet(&mut self, now: Instant, key: LinkKey, bytes: &[u8]) {
+        self.counters.packets_received += 1;
+        let link = &mut self.links[key];
+        link.last_packet = now;
+        let packet = match quelea_mqtt::decode(bytes, link.version, Sender::Client, &self.settings.packet) {
+            Ok(packet) => packet,
+            Err(error) => {
+                if matches!(link.state, LinkState::AwaitConnect)
+                    && let Some(version) = quelea_mqtt::connect_answer_version(bytes)
+                {
+                    link.version = version;
+                    link.version_known = true;
+                }
+                return self.refuse_packet(now, key, error.reason_code());
+            }
+        };
+        match (&link.state, packet) {
+            (LinkState::AwaitConnect, Packet::Connect(connect)) => self.on_connect(now, key, &connect),
+            (LinkState::Online(session), packet) => {
+                let session = *session;
+                if let Err(reason) = self.on_packet(now, key, session, packet) {
+                    self.refuse_packet(now, key, reason);
+                }
+            }
+            // Anything before CONNECT `[MQTT-3.1.0-1]`.
+            _ => self.refuse_packet(now, key, ReasonCode::PROTOCOL_ERROR),
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        packet: Packet<'_>,
+    ) -> Result<(), ReasonCode> {
+        match packet {
+            Packet::Publish(publish) => self.on_publish(now, key, session, &publish),
+            Packet::PubAck(ack) => self.on_puback(now, key, session, &ack),
+            Packet::PubRec(ack) => self.on_pubrec(now, key, session, &ack),
+            Packet::PubRel(ack) => {
+                self.on_pubrel(key, session, &ack);
+                Ok(())
+            }
+            Packet::PubComp(ack) => self.on_pubcomp(now, key, session, &ack),
+            Packet::Subscribe(subscribe) => {
+                self.on_subscribe(now, key, session, &subscribe);
+                Ok(())
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                self.on_unsubscribe(now, key, session, &unsubscribe);
+                Ok(())
+            }
+            Packet::PingReq => {
+                quelea_mqtt::encode_ping_resp(self.links[key].output.buffer());
+                self.sent_packet(key);
+                Ok(())
+            }
+            Packet::Disconnect(disconnect) => self.on_disconnect(now, key, session, &disconnect),
+            // A second CONNECT `[MQTT-3.1.0-2]`; AUTH without an authentication method `[MQTT-4.12.0-6]`;
+            // the codec refuses what only servers send.
+            _ => Err(ReasonCode::PROTOCOL_ERROR),
+        }
+    }
+
+    fn on_publish(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+    ) -> Result<(), ReasonCode> {
+        if publish.qos > self.settings.qos_max {
+            return Err(ReasonCode::QOS_NOT_SUPPORTED);
+        }
+        let link = &mut self.links[key];
+        if publish.packet_id.is_some() {
+            link.received_in_flight += 1;
+            if link.received_in_flight > self.settings.receive_max {
+                return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
+            }
+        }
+        let alias_topic;
+        let topic = match (publish.topic, publish.properties.topic_alias) {
+            (Some(topic), None) => topic,
+            (Some(topic), Some(alias)) => {
+                learn_alias(link, alias.get(), topic.as_str(), self.settings.topic_alias_max)?;
+                topic
+            }
+            (None, Some(alias)) => {
+                alias_topic = known_alias(link, alias.get(), self.settings.topic_alias_max)?;
+                TopicName::new(&alias_topic, usize::MAX).map_err(|_| ReasonCode::TOPIC_ALIAS_INVALID)?
+            }
+            (None, None) => return Err(ReasonCode::PROTOCOL_ERROR),
+        };
+        let reserved = topic.as_str() == "$SYS" || topic.as_str().starts_with("$SYS/");
+        let publisher = self.sessions[session].publisher;
+        match (publish.qos, publish.packet_id) {
+            (QoS::ExactlyOnce, Some(id))
+                if self.sessions[session].inbound.on_publish(id) == PublishVerdict::Duplicate =>
+            {
+                // The first copy's PUBREC may still be on its way through the other shards; then it answers for both.
+                if !self.links[key].acks.contains(id) {
+                    let number = self.links[key].acks.push(id, QoS::ExactlyOnce);
+                    self.links[key].acks.settle(number, ReasonCode::SUCCESS);
+                    self.send_acks(key);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.counters.publishes_received += 1;
+        let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
+        if reserved {
+            // The broker's own topics are not for clients.
+            if let Some(number) = ack {
+                self.links[key].acks.settle(number, ReasonCode::NOT_AUTHORIZED);
+                self.send_acks(key);
+            }
+            return Ok(());
+        }
+        let message = Publication::from_publish(now, publish, topic, publisher, &self.budget);
+        self.publish_from(now, key, message, ack);
+        Ok(())
+    }
+
+    /// Lets every acknowledgement leave that is settled and has nothing unsettled in front of it.
+    pub(super) fn send_acks(&mut self, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(session) = link.session() else { return };
+        let mut sent = false;
+        while let Some((id, qos, reason)) = link.acks.pop_settled() {
+            let kind = match qos {
+                QoS::ExactlyOnce => AckKind::PubRec,
+                _ => AckKind::PubAck,
+            };
+            if qos == QoS::AtLeastOnce || reason.is_error() {
+                link.received_in_flight = link.received_in_flight.saturating_sub(1);
+            }
+            if qos == QoS::ExactlyOnce && reason.is_error() {
+                self.sessions[session].inbound.on_refused(id);
+            }
+            // Earlier versions cannot be told a reason; what could not be kept is counted.
+            write_ack(link, kind, id, reason);
+            self.counters.packets_sent += 1;
+            sent = true;
+        }
+        if sent {
+            self.mark_dirty(key);
+        }
+    }
+
+    fn on_pubrel(&mut self, key: LinkKey, session: SessionKey, ack: &Ack<'_>) {
+        let known = self.sessions[session].inbound.on_pubrel(ack.packet_id);
+        let reason = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
+        let link = &mut self.links[key];
+        // Not below zero: the PUBLISH may have come on an earlier connection.
+        link.received_in_flight = link.received_in_flight.saturating_sub(1);
+        write_ack(&mut self.links[key], AckKind::PubComp, ack.packet_id, reason);
+        self.sent_packet(key);
+    }
+
+    fn on_puback(
+        &mut self,
+        now: Instant,
+        _key: LinkKey,
+        session: SessionKey,
+        ack: &Ack<'_>,
+    ) -> Result<(), ReasonCode> {
+        let outcome = self.sessions[session].outbound.on_puback(ack.packet_id);
+        self.on_outcome(now, session, &outcome)
+    }
+
+    fn on_pubrec(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        ack: &Ack<'_>,
+    ) -> Result<(), ReasonCode> {
+        let outcome = self.sessions[session].outbound.on_pubrec(ack.packet_id, ack.reason.is_error());
+        let reason = match outcome {
+            Outgoing::Release => ReasonCode::SUCCESS,
+            Outgoing::Unknown if !ack.reason.is_error() => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+            _ => return self.on_outcome(now, session, &outcome),
+        };
+        write_ack(&mut self.links[key], AckKind::PubRel, ack.packet_id, reason);
+        self.sent_packet(key);
+        Ok(())
+    }
+
+    fn on_pubcomp(
+        &mut self,
+        now: Instant,
+        _key: LinkKey,
+        session: SessionKey,
+        ack: &Ack<'_>,
+    ) -> Result<(), ReasonCode> {
+        let outcome = self.sessions[session].outbound.on_pubcomp(ack.packet_id);
+        self.on_outcome(now, session, &outcome)
+    }
+
+    fn on_outcome(
+        &mut self,
+        now: Instant,
+        session: SessionKey,
+        outcome: &Outgoing,
+    ) -> Result<(), ReasonCode> {
+        match outcome {
+            // An identifier that we do not know is what a client sends again after a lost connection.
+            Outgoing::Unknown | Outgoing::Release => Ok(()),
+            Outgoing::WrongQoS => Err(ReasonCode::PROTOCOL_ERROR),
+            Outgoing::Complete(_) => {
+                self.list_session(session);
+                self.unpark(now, session);
+                Ok(())
+            }
+        }
+    }
+
+    fn on_disconnect(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        packet: &Disconnect<'_>,
+    ) -> Result<(), ReasonCode> {
+        if let Some(expiry_s) = packet.session_expiry_s {
+            self.change_expiry(session, expiry_s)?;
+        }
+        let will = match packet.reason {
+            ReasonCode::NORMAL_DISCONNECTION => WillAt::Never,
+            _ => WillAt::AfterDelay,
+        };
+        self.forget_publications(key);
+        self.links[key].state = LinkState::AwaitConnect;
+        self.detach(now, session, will);
+        self.close_link(now, key, CloseHow::Finish);
+        Ok(())
+    }
+}
+
+fn write_ack(link: &mut Link, kind: AckKind, packet_id: quelea_mqtt::PacketId, reason: ReasonCode) {
+    let ack = Ack { packet_id, reason, reason_string: None, user_properties: UserProperties::default() };
+    ack.encode(kind, link.version, link.output.buffer()).expect("an acknowledgement of known size");
+}
+
+/// A topic with an alias: remembered for this connection `[MQTT-3.3.2-12]`.
+fn learn_alias(link: &mut Link, alias: u16, topic: &str, max: u16) -> Result<(), ReasonCode> {
+    if alias > max {
+        return Err(ReasonCode::TOPIC_ALIAS_INVALID);
+    }
+    let at = usize::from(alias) - 1;
+    if link.aliases_in.len() <= at {
+        link.aliases_in.resize_with(at + 1, || None);
+    }
+    link.aliases_in[at] = Some(topic.into());
+    Ok(())
+}
+
+/// An alias without a topic: one that this connection has set.
+fn known_alias(link: &Link, alias: u16, max: u16) -> Result<Box<str>, ReasonCode> {
+    if alias > max {
+        return Err(ReasonCode::TOPIC_ALIAS_INVALID);
+    }
+    let known = link.aliases_in.get(usize::from(alias) - 1).and_then(Clone::clone);
+    // A gap in what the client has set is its error, not a wrong number `[MQTT-3.3.2-7]`.
+    known.ok_or(ReasonCode::PROTOCOL_ERROR)
+}

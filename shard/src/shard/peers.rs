@@ -1,0 +1,258 @@
+//! The other shards as this one sees them: what is on its way to each, and the credit that each has given.
+//!
+//! Sending never fails and never waits: what has no credit, or no slot in its ring, stays here in order. What may stay
+//! here is bounded by the protocols: forwards and QoS 1 and 2 deliveries by the Receive Maximum of this shard's
+//! publishers, control messages by what sessions and subscriptions may have outstanding, replies by accumulation.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use quelea_router::{ShardId, ShardSet};
+
+use crate::envelope::{Accepted, Control, Deliver, Forward, Reply};
+
+use super::Shard;
+
+/// What is on its way to one other shard.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    deliver_out: VecDeque<Deliver>,
+    deliver_credit: u32,
+    forward_out: VecDeque<Forward>,
+    forward_credit: u32,
+    control_out: VecDeque<Control>,
+    reply: Reply,
+    /// The last of our announcements that it has applied.
+    pub(crate) interest_acked: u64,
+}
+
+impl Peer {
+    pub(crate) fn new(deliver_credit: u32, forward_credit: u32) -> Self {
+        Self {
+            deliver_out: VecDeque::new(),
+            deliver_credit,
+            forward_out: VecDeque::new(),
+            forward_credit,
+            control_out: VecDeque::new(),
+            reply: Reply::default(),
+            interest_acked: 0,
+        }
+    }
+
+    /// Publications that wait for credit.
+    pub(crate) fn waiting(&self) -> usize {
+        self.deliver_out.len() + self.forward_out.len()
+    }
+
+    /// Control messages that wait for a slot.
+    pub(crate) fn controls_waiting(&self) -> usize {
+        self.control_out.len()
+    }
+
+    /// Whether a delivery would leave at once: QoS 0 is only sent if so.
+    pub(crate) fn can_deliver(&self) -> bool {
+        self.deliver_out.len() < self.deliver_credit as usize
+    }
+
+    pub(crate) fn can_forward(&self) -> bool {
+        self.forward_out.len() < self.forward_credit as usize
+    }
+}
+
+impl Shard {
+    pub(crate) fn send_control(&mut self, to: ShardId, message: Control) {
+        if to == self.id {
+            self.loopback.push_back(message);
+        } else {
+            self.peers[to.index()].control_out.push_back(message);
+        }
+    }
+
+    pub(crate) fn send_deliver(&mut self, to: ShardId, message: Deliver) {
+        debug_assert_ne!(to, self.id);
+        self.peers[to.index()].deliver_out.push_back(message);
+    }
+
+    pub(crate) fn send_forward(&mut self, to: ShardId, forward: Forward) {
+        debug_assert_ne!(to, self.id);
+        self.peers[to.index()].forward_out.push_back(forward);
+    }
+
+    /// Tells a publishing shard that its delivery is accepted, and gives the credit back.
+    pub(crate) fn reply_delivered(&mut self, to: ShardId, accepted: Option<Accepted>) {
+        let reply = &mut self.peers[to.index()].reply;
+        reply.deliver_credit += 1;
+        reply.accepted.extend(accepted);
+    }
+
+    /// Tells a publishing shard that its forward is accepted everywhere, and gives the credit back.
+    pub(crate) fn reply_forwarded(&mut self, to: ShardId, accepted: Accepted) {
+        let reply = &mut self.peers[to.index()].reply;
+        reply.forward_credit += 1;
+        reply.accepted.push(accepted);
+    }
+
+    pub(crate) fn reply_interest(&mut self, to: ShardId, seq: u64) {
+        self.peers[to.index()].reply.interest_seq = Some(seq);
+    }
+
+    /// Takes in what other shards have sent, at most `per_lane_max` from each lane of each. Returns whether anything came.
+    pub fn handle_envelopes(&mut self, now: Instant, per_lane_max: usize) -> bool {
+        let mut any = false;
+        for from in self.others() {
+            any |= self.take_replies(now, from, per_lane_max);
+            any |= self.take_controls(now, from, per_lane_max);
+            any |= self.take_forwards(now, from, per_lane_max);
+            any |= self.take_deliveries(now, from, per_lane_max);
+        }
+        any
+    }
+
+    fn take_replies(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
+        let mut taken = 0;
+        while taken < max
+            && let Some(reply) = self.mailbox.recv_reply(from)
+        {
+            taken += 1;
+            let peer = &mut self.peers[from.index()];
+            peer.deliver_credit += reply.deliver_credit;
+            peer.forward_credit += reply.forward_credit;
+            if let Some(seq) = reply.interest_seq {
+                peer.interest_acked = seq;
+                self.barriers_passed(now);
+            }
+            for accepted in reply.accepted {
+                self.ticket_accepted(now, accepted.ticket, accepted.reason);
+            }
+        }
+        taken > 0
+    }
+
+    fn take_controls(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
+        let mut taken = 0;
+        while taken < max
+            && let Some(message) = self.mailbox.recv_control(from)
+        {
+            taken += 1;
+            self.on_control(now, from, message);
+        }
+        taken > 0
+    }
+
+    fn take_forwards(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
+        let mut taken = 0;
+        while taken < max
+            && let Some(forward) = self.mailbox.recv_forward(from)
+        {
+            taken += 1;
+            self.on_forward(now, from, forward);
+        }
+        taken > 0
+    }
+
+    fn take_deliveries(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
+        let mut taken = 0;
+        while taken < max
+            && let Some(delivery) = self.mailbox.recv_deliver(from)
+        {
+            taken += 1;
+            self.on_deliver(now, from, delivery);
+        }
+        taken > 0
+    }
+
+    /// Puts what is on its way into the rings, as far as there is credit and room.
+    /// Returns the shards to wake, and whether something had to stay (then the turn must not sleep for long).
+    pub fn flush_envelopes(&mut self) -> (ShardSet, bool) {
+        let mut stuck = false;
+        for to in self.others() {
+            stuck |= self.flush_peer(to);
+        }
+        (self.mailbox.take_doorbells(), stuck)
+    }
+
+    fn flush_peer(&mut self, to: ShardId) -> bool {
+        let Self { mailbox, peers, .. } = self;
+        let peer = &mut peers[to.index()];
+        let mut stuck = false;
+        if !peer.reply.is_empty()
+            && let Err(reply) = mailbox.try_send_reply(to, core::mem::take(&mut peer.reply))
+        {
+            peer.reply = reply;
+            stuck = true;
+        }
+        while let Some(message) = peer.control_out.pop_front() {
+            if let Err(message) = mailbox.try_send_control(to, message) {
+                peer.control_out.push_front(message);
+                stuck = true;
+                break;
+            }
+        }
+        while peer.forward_credit > 0
+            && let Some(forward) = peer.forward_out.pop_front()
+        {
+            if let Err(forward) = mailbox.try_send_forward(to, forward) {
+                peer.forward_out.push_front(forward);
+                stuck = true;
+                break;
+            }
+            peer.forward_credit -= 1;
+        }
+        while peer.deliver_credit > 0
+            && let Some(delivery) = peer.deliver_out.pop_front()
+        {
+            if let Err(delivery) = mailbox.try_send_deliver(to, delivery) {
+                peer.deliver_out.push_front(delivery);
+                stuck = true;
+                break;
+            }
+            peer.deliver_credit -= 1;
+            self.counters.envelopes_sent += 1;
+        }
+        stuck
+    }
+
+    /// Whether another shard has sent something that is not taken in yet.
+    pub fn has_envelopes(&self) -> bool {
+        self.mailbox.has_incoming()
+    }
+
+    /// Control messages to ourselves, in order with nothing in between.
+    pub(crate) fn drain_loopback(&mut self, now: Instant) {
+        while let Some(message) = self.loopback.pop_front() {
+            self.on_control(now, self.id, message);
+        }
+    }
+
+    fn on_control(&mut self, now: Instant, from: ShardId, message: Control) {
+        match message {
+            Control::Interest { seq, changes } => self.on_interest(from, seq, &changes),
+            Control::Claim(claim) => self.on_claim(from, claim),
+            Control::Granted { link, identity, resume } => self.on_granted(now, link, identity, resume),
+            Control::ClaimRefused { link } => self.on_claim_refused(now, link),
+            Control::Release { identity } => self.on_release(now, from, identity),
+            Control::Released { identity } => self.on_released(&identity),
+            Control::Yield { identity, next, to, link } => self.on_yield(now, &identity, next, to, link),
+            Control::MoveBegin { next, link, subscriptions } => {
+                self.on_move_begin(now, from, next, link, subscriptions)
+            }
+            Control::Cut { identity, old } => self.on_cut(now, from, identity, old),
+            Control::MoveEnd { next, session } => self.on_move_end(now, &next, *session),
+            Control::Settled { identity } => self.on_settled(&identity),
+            Control::Ended { identity } => self.on_ended(&identity),
+            Control::Pull { session, filter, after, messages_max } => {
+                self.on_pull(now, from, session, &filter, after, messages_max);
+            }
+            Control::Join { member, filter, online } => self.on_join(now, member, filter, online),
+            Control::Joined { session, filter, group } => self.on_joined(now, session, &filter, group),
+            Control::Leave { member, filter } => self.on_leave(now, member, &filter),
+            Control::Lend { member, group, credit } => self.on_lend(member, group, credit),
+            Control::Presence { member, filter, online } => self.on_presence(member, &filter, online),
+            Control::Assign { session, group, seq, message } => {
+                self.on_assign(from, session, group, seq, message)
+            }
+            Control::Stray { from, bytes } => self.on_stray(now, from, bytes),
+            Control::GiveBack { group, seq, message } => self.on_give_back(group, seq, message),
+        }
+    }
+}

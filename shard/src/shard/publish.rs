@@ -1,0 +1,201 @@
+//! The publishers' side: from a PUBLISH to its acknowledgement.
+//!
+//! ```text
+//!  PUBLISH ─► retained? ──no──► fan out ─► this shard's subscribers
+//!                │                  └────► every interested shard ─► its subscribers ─► Accepted
+//!                └─yes─► the topic's owner ─► store ─► fan out from there
+//! ```
+//! A ticket counts who has not accepted yet; the last one lets the PUBACK or PUBREC leave. Retained publications go by
+//! their topic's owner so that subscribers and the store see them in one order; a connection that mixes the two roads
+//! waits at the crossing until the other road is empty, so its own order holds as well.
+
+use std::time::Instant;
+
+use quelea_mqtt::{QoS, ReasonCode};
+use quelea_router::ShardId;
+
+use crate::envelope::{Accepted, Deliver, Forward, LinkKey, TicketKey};
+use crate::link::{Deferred, Road};
+use crate::publication::Message;
+
+use super::accept::Acceptance;
+use super::{Origin, Shard, Then, Ticket};
+
+impl Shard {
+    /// A client's publication; `ack` is its place among the connection's acknowledgements.
+    pub(super) fn publish_from(&mut self, now: Instant, key: LinkKey, message: Message, ack: Option<u64>) {
+        let road = self.road_of(&message);
+        let limits = self.limits;
+        let link = &mut self.links[key];
+        if !link.deferred.is_empty() || (link.road != road && link.on_road > 0) {
+            // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
+            if ack.is_none() && link.deferred.len() >= limits.messages_max {
+                self.counters.dropped_qos0_full += 1;
+            } else {
+                link.deferred.push_back(Deferred { message, ack });
+            }
+            return;
+        }
+        self.publish_on(now, key, message, ack, road);
+    }
+
+    fn publish_on(&mut self, now: Instant, key: LinkKey, message: Message, ack: Option<u64>, road: Road) {
+        let link = &mut self.links[key];
+        link.road = road;
+        link.on_road += 1;
+        let settled = self.publish(now, message, Origin::Link { link: key, ack });
+        if let Some(reason) = settled {
+            self.publication_settled(now, key, ack, reason);
+        }
+    }
+
+    fn road_of(&self, message: &Message) -> Road {
+        let by_owner = message.retain && self.owner_of_topic(message.image.topic().as_str()) != self.id;
+        if by_owner { Road::Owner } else { Road::Direct }
+    }
+
+    /// Publishes. `Some` if everybody has it (or never will) already; otherwise `origin` is told later.
+    pub(super) fn publish(&mut self, now: Instant, message: Message, origin: Origin) -> Option<ReasonCode> {
+        if message.retain {
+            let owner = self.owner_of_topic(message.image.topic().as_str());
+            if owner != self.id {
+                return self.forward(owner, message, origin);
+            }
+            return self.publish_retained(now, message, origin);
+        }
+        self.fan_out(now, message, origin, ReasonCode::NO_MATCHING_SUBSCRIBERS)
+    }
+
+    fn forward(&mut self, owner: ShardId, message: Message, origin: Origin) -> Option<ReasonCode> {
+        if message.qos == QoS::AtMostOnce && !self.peers[owner.index()].can_forward() {
+            self.counters.dropped_qos0_credit += 1;
+            return Some(ReasonCode::SUCCESS);
+        }
+        let ticket =
+            self.tickets.insert(Ticket { origin, waiting: 1, reason: ReasonCode::NO_MATCHING_SUBSCRIBERS });
+        self.send_forward(owner, Forward { ticket, message });
+        None
+    }
+
+    /// A retained publication of another shard's client: this shard owns its topic.
+    pub(super) fn on_forward(&mut self, now: Instant, from: ShardId, forward: Forward) {
+        let Forward { ticket, message } = forward;
+        if let Some(reason) = self.publish_retained(now, message, Origin::Forward { from, ticket }) {
+            self.reply_forwarded(from, Accepted { ticket, reason });
+        }
+    }
+
+    /// Stores and fans out: this shard owns the topic. A full store says so to the publisher; its present subscribers
+    /// get the message all the same.
+    fn publish_retained(&mut self, now: Instant, message: Message, origin: Origin) -> Option<ReasonCode> {
+        let stored = self.store_retained(now, &message);
+        self.fan_out(now, message, origin, stored)
+    }
+
+    /// To this shard's subscribers and to every interested shard: at most one envelope each.
+    fn fan_out(
+        &mut self,
+        now: Instant,
+        message: Message,
+        origin: Origin,
+        reason: ReasonCode,
+    ) -> Option<ReasonCode> {
+        let mut others = self.interest.shards(message.image.topic());
+        others.remove(self.id);
+        let acceptance = self.accept(now, self.id, &message);
+        let (reason, hold) = match acceptance {
+            Acceptance::Settled(own) => (worse(reason, own), None),
+            Acceptance::Waiting(hold) => (worse(reason, ReasonCode::SUCCESS), Some(hold)),
+        };
+        if others.is_empty() && hold.is_none() {
+            return Some(reason);
+        }
+        let ticket = self.tickets.insert(Ticket { origin, waiting: u32::from(hold.is_some()), reason });
+        if let Some(hold) = hold {
+            self.hold_for(hold, Then::Ticket(ticket));
+        }
+        let mut sent = 0;
+        for to in others.iter() {
+            if message.qos == QoS::AtMostOnce && !self.peers[to.index()].can_deliver() {
+                self.counters.dropped_qos0_credit += 1;
+                continue;
+            }
+            sent += 1;
+            self.send_deliver(to, Deliver::Publish { ticket, message: Message::clone(&message) });
+        }
+        let entry = &mut self.tickets[ticket];
+        entry.waiting += sent;
+        if entry.waiting == 0 {
+            return self.tickets.remove(ticket).map(|entry| entry.reason);
+        }
+        None
+    }
+
+    /// One of those that a publication waited for has it.
+    pub(super) fn ticket_accepted(&mut self, now: Instant, key: TicketKey, reason: ReasonCode) {
+        let ticket = self.tickets.get_mut(key).expect("an acceptance names an open ticket");
+        ticket.reason = worse(ticket.reason, reason);
+        ticket.waiting -= 1;
+        if ticket.waiting > 0 {
+            return;
+        }
+        let ticket = self.tickets.remove(key).expect("just seen");
+        match ticket.origin {
+            Origin::Link { link, ack } => self.publication_settled(now, link, ack, ticket.reason),
+            Origin::Forward { from, ticket: theirs } => {
+                self.reply_forwarded(from, Accepted { ticket: theirs, reason: ticket.reason });
+            }
+            Origin::Nobody => {}
+        }
+    }
+
+    /// A client's publication is accepted everywhere: its acknowledgement may leave, and perhaps the road is free.
+    fn publication_settled(&mut self, now: Instant, key: LinkKey, ack: Option<u64>, reason: ReasonCode) {
+        // The connection may have gone meanwhile: then the client repeats what it has not seen acknowledged.
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.on_road -= 1;
+        if let Some(number) = ack {
+            link.acks.settle(number, reason);
+            self.send_acks(key);
+        }
+        self.publish_deferred(now, key);
+    }
+
+    fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+        while let Some(link) = self.links.get(key)
+            && let Some(next) = link.deferred.front()
+        {
+            let road = self.road_of(&next.message);
+            if link.road != road && link.on_road > 0 {
+                return;
+            }
+            let next = self.links[key].deferred.pop_front().expect("just seen");
+            // Not `publish_on`: settling at once would come back here for every message of a long queue.
+            let link = &mut self.links[key];
+            link.road = road;
+            link.on_road += 1;
+            let origin = Origin::Link { link: key, ack: next.ack };
+            if let Some(reason) = self.publish(now, next.message, origin) {
+                let link = &mut self.links[key];
+                link.on_road -= 1;
+                if let Some(number) = next.ack {
+                    link.acks.settle(number, reason);
+                    self.send_acks(key);
+                }
+            }
+        }
+    }
+}
+
+/// The reason code that a publisher sees: an error over success, success over "no matching subscribers".
+fn worse(a: ReasonCode, b: ReasonCode) -> ReasonCode {
+    if a.is_error() {
+        a
+    } else if b.is_error() {
+        b
+    } else if a == ReasonCode::SUCCESS || b == ReasonCode::SUCCESS {
+        ReasonCode::SUCCESS
+    } else {
+        a
+    }
+}

@@ -1,0 +1,187 @@
+//! Retained messages: this shard's partition of them, and the cursors by which its subscribers are served.
+//!
+//! A subscriber pulls: a few messages at a time from one partition after another, into places reserved in its queue, so
+//! that a filter over a million topics never bursts. What it pulls travels in the same lane as the live publications of
+//! that partition, so no older value can arrive behind a newer one.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_mqtt::{QoS, ReasonCode, TopicFilter};
+use quelea_router::ShardId;
+
+use crate::envelope::{Control, Deliver, Match, SessionKey};
+use crate::publication::Message;
+use crate::session::{Parked, Presence, Session};
+
+use super::{Shard, accept};
+
+impl Shard {
+    /// Sets or clears a retained message `[MQTT-3.3.1-5]`, `[MQTT-3.3.1-6]`. Returns what its publisher is told, unless
+    /// subscribers make it a success.
+    pub(super) fn store_retained(&mut self, now: Instant, message: &Message) -> ReasonCode {
+        let topic = message.image.topic();
+        if message.image.payload_bytes() == 0 {
+            self.retained.remove(topic);
+            return ReasonCode::NO_MATCHING_SUBSCRIBERS;
+        }
+        if self.is_full() && self.retained.get(topic).is_none() {
+            self.counters.retained_refused += 1;
+            return ReasonCode::QUOTA_EXCEEDED;
+        }
+        match self.retained.set(topic, Arc::clone(message), message.bytes()) {
+            Ok(_) => {
+                if message.expires.is_some() {
+                    self.arm_retained_sweep(now);
+                }
+                ReasonCode::NO_MATCHING_SUBSCRIBERS
+            }
+            Err(_) => {
+                self.counters.retained_refused += 1;
+                ReasonCode::QUOTA_EXCEEDED
+            }
+        }
+    }
+
+    /// A session of `from` asks for the next few messages of this partition.
+    pub(super) fn on_pull(
+        &mut self,
+        now: Instant,
+        from: ShardId,
+        session: SessionKey,
+        filter: &str,
+        after: Option<Box<str>>,
+        messages_max: u16,
+    ) {
+        let filter = TopicFilter::new(filter, usize::MAX).expect("checked when it was subscribed to");
+        let mut found: Vec<Message> = Vec::with_capacity(usize::from(messages_max));
+        let after = self.retained.walk(filter, after.as_deref(), PULL_STEPS_MAX, |_, message| {
+            if !message.is_expired(now) {
+                found.push(Arc::clone(message));
+            }
+            found.len() < usize::from(messages_max)
+        });
+        if from == self.id {
+            for message in found {
+                self.on_retained(now, session, &message);
+            }
+            return self.on_retained_end(now, session, after);
+        }
+        for message in found {
+            self.send_deliver(from, Deliver::Retained { session, message });
+        }
+        self.send_deliver(from, Deliver::RetainedEnd { session, after });
+    }
+
+    /// A retained message that a session of this shard has pulled.
+    pub(super) fn on_retained(&mut self, now: Instant, key: SessionKey, message: &Message) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.outbound.cancel_reserved(1);
+        session.pull_reserved -= 1;
+        let replay = session.replays.front().expect("a pull is answered before its replay goes");
+        let own = replay.subscription.options.no_local && session.publisher == message.publisher;
+        if own || replay.cancelled {
+            return;
+        }
+        let how = Match { retain: true, ..accept::how(message, &replay.subscription) };
+        let queued = Session::entry(message, &how);
+        self.counters.messages_matched += 1;
+        if queued.qos == QoS::AtMostOnce && !matches!(session.presence, Presence::Online { .. }) {
+            self.counters.dropped_qos0_offline += 1;
+            return;
+        }
+        // Live messages that wait already are older than this one.
+        if session.parked.is_empty() {
+            session.outbound.push_taken(queued);
+            self.list_session(key);
+        } else {
+            session.parked.push_back(Parked {
+                queued,
+                hold: None,
+                deadline: now + self.settings.full_deadline,
+            });
+        }
+    }
+
+    /// One pull is complete: the next, from where it ended.
+    pub(super) fn on_retained_end(&mut self, now: Instant, key: SessionKey, after: Option<Box<str>>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.pulling = false;
+        session.outbound.cancel_reserved(core::mem::take(&mut session.pull_reserved));
+        let replay = session.replays.front_mut().expect("a pull is answered before its replay goes");
+        replay.after = after;
+        if replay.after.is_none()
+            && let Some(done) = replay.partitions.iter().next()
+        {
+            replay.partitions.remove(done);
+        }
+        if replay.partitions.is_empty() || replay.cancelled {
+            session.replays.pop_front();
+        }
+        self.advance_replay(key);
+        self.finish_move_if_marked(now, key);
+    }
+
+    /// Asks for the next few retained messages, if the session has one to fetch, and room for it.
+    pub(super) fn advance_replay(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.pulling || session.link().is_none() || !session.parked.is_empty() {
+            return;
+        }
+        let Some(replay) = session.replays.front() else { return };
+        let room = session.outbound.room(&self.limits);
+        if room == 0 || session.outbound.waiting() >= PULL_MESSAGES_MAX {
+            return;
+        }
+        let messages = room.min(PULL_MESSAGES_MAX);
+        let partition = replay.partitions.iter().next().expect("a replay without partitions is gone");
+        let pull = Control::Pull {
+            session: key,
+            filter: Arc::clone(&replay.filter),
+            after: replay.after.clone(),
+            messages_max: messages as u16,
+        };
+        session.pulling = true;
+        session.pull_reserved = messages;
+        session.outbound.reserve(messages);
+        self.send_control(partition, pull);
+    }
+
+    /// Expired retained messages are looked for a few at a time, once a second, while there are any that can expire.
+    pub(super) fn sweep_retained(&mut self, now: Instant) {
+        let every = TopicFilter::new("#", 1).expect("a filter");
+        let mut expired: Vec<Box<str>> = Vec::new();
+        let mut mortal = false;
+        let after = self.retained_sweep.take();
+        self.retained_sweep =
+            self.retained.walk(every, after.as_deref(), SWEEP_STEPS_MAX, |topic, message| {
+                mortal |= message.expires.is_some();
+                if message.is_expired(now) {
+                    expired.push(topic.as_str().into());
+                }
+                true
+            });
+        for topic in &expired {
+            let topic = quelea_mqtt::TopicName::new(topic, usize::MAX).expect("was stored");
+            self.retained.remove(topic);
+            self.counters.retained_expired += 1;
+        }
+        self.retained_sweep_at = (mortal || self.retained_sweep.is_some()).then_some(now + SWEEP_INTERVAL);
+    }
+
+    fn arm_retained_sweep(&mut self, now: Instant) {
+        self.retained_sweep_at.get_or_insert(now + SWEEP_INTERVAL);
+    }
+}
+
+/// Retained messages fetched at once: enough to keep a connection busy, small beside a queue.
+const PULL_MESSAGES_MAX: usize = 32;
+
+/// Topics looked at for one pull: some tens of microseconds.
+const PULL_STEPS_MAX: usize = 1_000;
+
+/// Topics looked at in one sweep.
+const SWEEP_STEPS_MAX: usize = 1_000;
+
+/// Between sweeps: a message that nobody may see any more can wait for its memory.
+const SWEEP_INTERVAL: core::time::Duration = core::time::Duration::from_secs(1);

@@ -1,0 +1,265 @@
+//! SUBSCRIBE and UNSUBSCRIBE: change the session and the trie, wait for the other shards, answer, then fetch what is
+//! retained.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quelea_mqtt::{
+    PacketId, ReasonCode, RequestedSubscription, RetainHandling, SubAck, SubAckKind, Subscribe,
+    SubscribeFilter, Unsubscribe, UserProperties, Version,
+};
+use quelea_router::{ShardId, ShardSet};
+use smallvec::SmallVec;
+
+use crate::envelope::{Control, LinkKey, Member, SessionKey};
+use crate::session::{Membership, Replay, Subscription};
+
+use super::interest::Barrier;
+use super::{Shard, Subscriber};
+
+/// A SUBACK or UNSUBACK that waits.
+#[derive(Debug)]
+pub(crate) struct PendingAnswer {
+    kind: SubAckKind,
+    id: PacketId,
+    reasons: SmallVec<[u8; 4]>,
+    /// Shared groups whose owners have not answered: the filter and its place among the reasons.
+    joins: SmallVec<[(Arc<str>, usize); 1]>,
+    replays: Vec<Replay>,
+}
+
+impl Shard {
+    pub(super) fn on_subscribe(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        packet: &Subscribe<'_>,
+    ) {
+        let mut answer = PendingAnswer {
+            kind: SubAckKind::SubAck,
+            id: packet.packet_id,
+            reasons: SmallVec::new(),
+            joins: SmallVec::new(),
+            replays: Vec::new(),
+        };
+        let busy = self.links[key].barriers >= self.settings.barriers_max;
+        for requested in packet.filters() {
+            let reason = match busy {
+                true => ReasonCode::QUOTA_EXCEEDED,
+                false => self.subscribe_one(session, &requested, packet.subscription_id, &mut answer),
+            };
+            let reason = if self.links[key].version == Version::V5 || !reason.is_error() {
+                reason.as_u8()
+            } else {
+                SUBACK_FAILURE_V3
+            };
+            answer.reasons.push(reason);
+        }
+        self.links[key].barriers += 1;
+        if answer.joins.is_empty() {
+            self.after_barrier(now, Barrier::Answer { link: key, answer });
+        } else {
+            self.links[key].joining.push(answer);
+        }
+    }
+
+    fn subscribe_one(
+        &mut self,
+        key: SessionKey,
+        requested: &RequestedSubscription<'_>,
+        id: Option<core::num::NonZeroU32>,
+        answer: &mut PendingAnswer,
+    ) -> ReasonCode {
+        let filter = match &requested.topic {
+            Ok(filter) => *filter,
+            Err(error) => return error.reason_code(),
+        };
+        let mut options = requested.options;
+        options.qos = options.qos.min(self.settings.qos_max);
+        let subscription = Subscription { options, id };
+        let session = &mut self.sessions[key];
+        let text: Arc<str> = filter.as_str().into();
+        let is_new = !session.subscriptions.contains_key(&text);
+        if is_new && session.subscriptions.len() >= self.settings.subscriptions_max {
+            return ReasonCode::QUOTA_EXCEEDED;
+        }
+        session.subscriptions.insert(Arc::clone(&text), subscription);
+        if let Some(group) = filter.group {
+            self.join_group(key, group, filter, &text, is_new, answer);
+        } else {
+            self.add_filter(filter.filter, Subscriber::Session(key), subscription);
+            self.plan_replay(key, filter, text, subscription, is_new, answer);
+        }
+        granted(options.qos)
+    }
+
+    fn join_group(
+        &mut self,
+        key: SessionKey,
+        group: &str,
+        filter: SubscribeFilter<'_>,
+        text: &Arc<str>,
+        is_new: bool,
+        answer: &mut PendingAnswer,
+    ) {
+        if is_new {
+            self.counters.subscriptions += 1;
+        }
+        let session = &mut self.sessions[key];
+        let joined = session.memberships.iter().any(|m| m.filter == *text && m.group.is_some());
+        if joined {
+            return;
+        }
+        let owner = quelea_router::group_owner(group, filter.filter, self.node_seed, self.shards);
+        if !session.memberships.iter().any(|m| m.filter == *text) {
+            session.memberships.push(Membership { filter: Arc::clone(text), owner, group: None, lent: 0 });
+        }
+        answer.joins.push((Arc::clone(text), answer.reasons.len()));
+        let member = Member { shard: self.id, session: key };
+        self.send_control(owner, Control::Join { member, filter: Arc::clone(text), online: true });
+    }
+
+    /// Retained messages are fetched after the SUBACK, if the subscription wants them `[MQTT-3.3.1-9]` ff.
+    fn plan_replay(
+        &mut self,
+        key: SessionKey,
+        filter: SubscribeFilter<'_>,
+        text: Arc<str>,
+        subscription: Subscription,
+        is_new: bool,
+        answer: &mut PendingAnswer,
+    ) {
+        self.cancel_replay(key, &text);
+        let wanted = match subscription.options.retain_handling {
+            RetainHandling::SendAtSubscribe => true,
+            RetainHandling::SendIfNew => is_new,
+            RetainHandling::DoNotSend => false,
+        };
+        if !wanted {
+            return;
+        }
+        let mut partitions = ShardSet::default();
+        if filter.filter.has_wildcard() {
+            for index in 0..self.shards {
+                partitions.insert(ShardId::from_index(index));
+            }
+        } else {
+            partitions.insert(self.owner_of_topic(filter.filter.as_str()));
+        }
+        answer.replays.push(Replay { filter: text, subscription, partitions, after: None, cancelled: false });
+    }
+
+    fn cancel_replay(&mut self, key: SessionKey, filter: &Arc<str>) {
+        let session = &mut self.sessions[key];
+        let in_flight = session.pulling;
+        let mut at = 0;
+        session.replays.retain_mut(|replay| {
+            let theirs = replay.filter == *filter;
+            let answered_later = in_flight && at == 0;
+            at += 1;
+            replay.cancelled |= theirs;
+            !theirs || answered_later
+        });
+    }
+
+    /// The owner of a shared group has answered: one thing less to wait for.
+    pub(super) fn joined_answer(&mut self, now: Instant, key: SessionKey, filter: &Arc<str>, granted: bool) {
+        let Some(link_key) = self.sessions.get(key).and_then(crate::session::Session::link) else { return };
+        let link = &mut self.links[link_key];
+        let refused = match link.version {
+            Version::V5 => ReasonCode::QUOTA_EXCEEDED.as_u8(),
+            _ => SUBACK_FAILURE_V3,
+        };
+        for answer in &mut link.joining {
+            answer.joins.retain(|(joined, at)| {
+                let theirs = joined == filter;
+                if theirs && !granted {
+                    answer.reasons[*at] = refused;
+                }
+                !theirs
+            });
+        }
+        let complete: Vec<_> = link.joining.extract_if(.., |answer| answer.joins.is_empty()).collect();
+        for answer in complete {
+            self.after_barrier(now, Barrier::Answer { link: link_key, answer });
+        }
+    }
+
+    pub(super) fn on_unsubscribe(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        packet: &Unsubscribe<'_>,
+    ) {
+        let mut answer = PendingAnswer {
+            kind: SubAckKind::UnsubAck,
+            id: packet.packet_id,
+            reasons: SmallVec::new(),
+            joins: SmallVec::new(),
+            replays: Vec::new(),
+        };
+        let busy = self.links[key].barriers >= self.settings.barriers_max;
+        for (text, filter) in packet.filters() {
+            let reason = match filter {
+                _ if busy => ReasonCode::QUOTA_EXCEEDED,
+                Err(error) => error.reason_code(),
+                Ok(filter) => self.unsubscribe_one(session, &text.into(), filter),
+            };
+            answer.reasons.push(reason.as_u8());
+        }
+        self.links[key].barriers += 1;
+        self.after_barrier(now, Barrier::Answer { link: key, answer });
+    }
+
+    fn unsubscribe_one(
+        &mut self,
+        key: SessionKey,
+        text: &Arc<str>,
+        filter: SubscribeFilter<'_>,
+    ) -> ReasonCode {
+        if self.sessions[key].subscriptions.remove(text).is_none() {
+            return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+        }
+        if filter.group.is_some() {
+            self.leave_group(key, text);
+            self.counters.subscriptions -= 1;
+        } else {
+            self.cancel_replay(key, text);
+            self.remove_filter(filter.filter, Subscriber::Session(key));
+        }
+        ReasonCode::SUCCESS
+    }
+
+    /// Every shard knows: the answer leaves, and what is retained may follow it.
+    pub(super) fn send_answer(&mut self, _now: Instant, key: LinkKey, answer: PendingAnswer) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.barriers -= 1;
+        let Some(session) = link.session() else { return };
+        let packet = SubAck {
+            packet_id: answer.id,
+            reasons: &answer.reasons,
+            reason_string: None,
+            user_properties: UserProperties::default(),
+        };
+        let version = link.version;
+        packet
+            .encode(answer.kind, version, link.output.buffer())
+            .expect("a byte per filter of a packet that fitted");
+        self.sent_packet(key);
+        self.sessions[session].replays.extend(answer.replays);
+        self.advance_replay(session);
+    }
+}
+
+fn granted(qos: quelea_mqtt::QoS) -> ReasonCode {
+    match qos {
+        quelea_mqtt::QoS::AtMostOnce => ReasonCode::GRANTED_QOS_0,
+        quelea_mqtt::QoS::AtLeastOnce => ReasonCode::GRANTED_QOS_1,
+        quelea_mqtt::QoS::ExactlyOnce => ReasonCode::GRANTED_QOS_2,
+    }
+}
+
+/// MQTT 3.1.1 knows one failure `[MQTT-3.9.3-2]`.
+const SUBACK_FAILURE_V3: u8 = 0x80;

@@ -1,0 +1,188 @@
+//! Deadlines: connections (CONNECT, keep alive, close), sessions (Will, expiry), full subscribers, expired retained
+//! messages.
+//!
+//! Lazy: an entry says when to look, not what is due. A connection that is heard from does not touch its entry; when the
+//! entry comes up, the true deadline is computed and the entry moves there. A deadline that moves *earlier* gets a new
+//! entry, and the old one is recognised as void because it is not the one in force.
+
+use core::cmp::Ordering;
+use std::time::Instant;
+
+use quelea_mqtt::ReasonCode;
+
+use crate::envelope::{GroupKey, LinkKey, SessionKey};
+use crate::link::{Carrier, CloseHow, LinkState};
+use crate::quic::Quic;
+use crate::session::Presence;
+
+use super::{DoorAction, Shard};
+
+/// When to look at what; the earliest is the greatest, for the heap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    at: Instant,
+    of: TimerOf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum TimerOf {
+    Link(LinkKey),
+    Session(SessionKey),
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.at.cmp(&self.at).then_with(|| other.of.cmp(&self.of))
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Where a publication waits for room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ParkedIn {
+    /// A session.
+    Session(SessionKey),
+    /// A shared group.
+    Group(GroupKey),
+}
+
+impl Shard {
+    /// The next time at which `handle_timeout` has something to do.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        let own = self.timers.peek().map(|entry| entry.at);
+        let parked = self.park_deadlines.front().map(|(at, _)| *at);
+        let quic = self.quic.as_mut().and_then(Quic::poll_timeout);
+        [own, parked, quic, self.retained_sweep_at, self.draining].into_iter().flatten().min()
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(entry) = self.timers.peek()
+            && entry.at <= now
+        {
+            let entry = self.timers.pop().expect("just seen");
+            match entry.of {
+                TimerOf::Link(key) => self.on_link_timer(now, key, entry.at),
+                TimerOf::Session(key) => self.on_session_timer(now, key, entry.at),
+            }
+        }
+        while let Some((at, parked)) = self.park_deadlines.front().copied()
+            && at <= now
+        {
+            self.park_deadlines.pop_front();
+            match parked {
+                ParkedIn::Session(key) => self.on_park_deadline(now, key),
+                ParkedIn::Group(key) => self.on_group_deadline(now, key),
+            }
+        }
+        if self.retained_sweep_at.is_some_and(|at| at <= now) {
+            self.sweep_retained(now);
+        }
+        if self.draining.is_some_and(|deadline| deadline <= now) {
+            self.abort_all(now);
+        }
+        if let Some(quic) = &mut self.quic {
+            quic.handle_timeout(now);
+        }
+    }
+
+    /// Has the connection looked at when its deadline comes, unless that is arranged already.
+    pub(super) fn arm_link(&mut self, key: LinkKey) {
+        let link = &mut self.links[key];
+        let Some(at) = link.deadline(self.settings.connect_timeout) else { return };
+        if link.armed.is_none_or(|armed| at < armed) {
+            link.armed = Some(at);
+            self.timers.push(Entry { at, of: TimerOf::Link(key) });
+        }
+    }
+
+    fn on_link_timer(&mut self, now: Instant, key: LinkKey, at: Instant) {
+        let Some(link) = self.links.get_mut(key).filter(|link| link.armed == Some(at)) else { return };
+        link.armed = None;
+        match link.deadline(self.settings.connect_timeout) {
+            None => {}
+            Some(due) if due > now => self.arm_link(key),
+            Some(_) => self.on_link_deadline(now, key),
+        }
+    }
+
+    fn on_link_deadline(&mut self, now: Instant, key: LinkKey) {
+        match self.links[key].state {
+            LinkState::Closing(closing) => self.abort_link(now, key, closing.how),
+            LinkState::Online(_) => {
+                self.counters.keep_alive_timeouts += 1;
+                self.disconnect(now, key, ReasonCode::KEEP_ALIVE_TIMEOUT);
+            }
+            _ => {
+                self.counters.connect_timeouts += 1;
+                self.close_link(now, key, CloseHow::Finish);
+            }
+        }
+    }
+
+    /// The last bytes were not taken in time, or there is no time for them.
+    fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
+        let link = self.links.remove(key).expect("the caller has seen it");
+        match link.carrier {
+            Carrier::Door(door) => {
+                self.doors.remove(&door);
+                self.door_actions.push_back((door, DoorAction::Abort));
+            }
+            Carrier::Stream(conn, _) => {
+                self.streams.remove(&conn);
+                let code = match how {
+                    CloseHow::Finish => 0,
+                    CloseHow::Reset(code) => code,
+                };
+                self.quic.as_mut().expect("it has a stream").close(now, conn, code, b"");
+            }
+        }
+    }
+
+    fn abort_all(&mut self, now: Instant) {
+        let keys: Vec<LinkKey> = self.links.keys().collect();
+        for key in keys {
+            self.link_ended(now, key);
+            self.abort_link(now, key, CloseHow::Finish);
+        }
+        // Not again: nothing is left, and nothing new is let in.
+        self.draining = self.draining.map(|deadline| deadline + core::time::Duration::from_secs(3600));
+    }
+
+    /// Has the session looked at when its Will or its end is due.
+    pub(super) fn arm_session(&mut self, key: SessionKey) {
+        let Some(at) = self.session_deadline(key) else { return };
+        let session = &mut self.sessions[key];
+        if session.armed.is_none_or(|armed| at < armed) {
+            session.armed = Some(at);
+            self.timers.push(Entry { at, of: TimerOf::Session(key) });
+        }
+    }
+
+    fn session_deadline(&self, key: SessionKey) -> Option<Instant> {
+        let session = &self.sessions[key];
+        let Presence::Offline { expires } = session.presence else { return None };
+        let will = session.will.as_ref().and_then(|will| will.due);
+        [will, expires].into_iter().flatten().min()
+    }
+
+    fn on_session_timer(&mut self, now: Instant, key: SessionKey, at: Instant) {
+        let Some(session) = self.sessions.get_mut(key).filter(|session| session.armed == Some(at)) else {
+            return;
+        };
+        session.armed = None;
+        let Presence::Offline { expires } = session.presence else { return };
+        self.publish_due_will(now, key);
+        if expires.is_some_and(|at| at <= now) {
+            self.counters.sessions_expired += 1;
+            self.end_session(now, key);
+        } else {
+            self.arm_session(key);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! The turn: the loop that drives one shard, generic over what does the I/O.
+//!
+//! ```text
+//!  sleep, unless there is work ─► receive a batch ─► handshakes ─► mailboxes ─► timers ─► settle ─► transmit ─► flush, wake
+//!     ▲                                                                                                          │
+//!     └──────────────────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//! The order matters. Input goes before timers, because an acknowledgement may disarm one. Handshakes have a budget of
+//! time, not of packets: 256 of them would be 38 ms. The clock is read again before timers and transmission. Mailboxes
+//! are flushed after transmission, with one wake per sleeping peer and turn.
+//!
+//! Sleep and wake: a shard raises its flag, looks into its mailboxes once more, and only then waits; a sender puts its
+//! message in the ring, then looks at the flag. Whatever the order, one of the two sees the other
+//! ([`quelea_router::SleepFlags`]).
+
+use core::time::Duration;
+use std::time::Instant;
+
+use quelea_router::{ShardSet, SleepFlags};
+
+use crate::link::DoorId;
+use crate::quic::Transmit;
+use crate::shard::{DoorAction, Request, Shard};
+
+/// What a turn needs of the world: a clock, sockets, and something to wait on.
+pub trait Driver {
+    /// The time.
+    fn now(&mut self) -> Instant;
+
+    /// Hands at most one batch of input to the shard; if there is none, waits for it until then (`None`: for as long as
+    /// it takes; a time that has passed: not at all). A wake by another shard ends the wait.
+    fn receive(&mut self, shard: &mut Shard, until: Option<Instant>);
+
+    /// Sends datagrams.
+    fn transmit(&mut self, transmit: &Transmit, contents: &[u8]);
+
+    /// Does something to a byte stream.
+    fn door(&mut self, door: DoorId, action: DoorAction);
+
+    /// Has a side thread do something.
+    fn request(&mut self, request: Request);
+
+    /// Everything of this turn has been handed over: submit it.
+    fn submit(&mut self);
+
+    /// Rings the doorbells of these shards.
+    fn wake(&mut self, shards: ShardSet);
+}
+
+/// What a turn keeps from one to the next.
+#[derive(Debug, Default)]
+pub struct Turn {
+    buffer: Vec<u8>,
+    busy: bool,
+}
+
+impl Turn {
+    /// A loop that has not turned yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One turn.
+    pub fn run<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, sleep: &SleepFlags) {
+        self.receive(shard, driver, sleep);
+
+        let began = driver.now();
+        shard.accept_handshakes(began, || driver.now().saturating_duration_since(began) > HANDSHAKE_BUDGET);
+        let more = shard.handle_envelopes(began, ENVELOPES_PER_LANE);
+
+        let now = driver.now();
+        if shard.poll_timeout().is_some_and(|due| due <= now) {
+            shard.handle_timeout(now);
+        }
+        shard.settle(now);
+        self.transmit(shard, driver, now);
+
+        let (touched, stuck) = shard.flush_envelopes();
+        let asleep = touched.iter().filter(|peer| sleep.must_wake(*peer));
+        let mut bells = ShardSet::new();
+        asleep.for_each(|peer| {
+            bells.insert(peer);
+        });
+        if !bells.is_empty() {
+            driver.wake(bells);
+        }
+        self.busy = more || stuck || shard.has_unfinished() || shard.has_handshakes();
+    }
+
+    fn receive<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, sleep: &SleepFlags) {
+        let now = driver.now();
+        if self.busy {
+            return driver.receive(shard, Some(now));
+        }
+        let due = shard.poll_timeout();
+        if due.is_some_and(|due| due <= now) {
+            return driver.receive(shard, Some(now));
+        }
+        let own = shard.id();
+        sleep.go_to_sleep(own);
+        if shard.has_envelopes() {
+            sleep.stay_awake(own);
+            return driver.receive(shard, Some(now));
+        }
+        driver.receive(shard, due);
+        sleep.stay_awake(own);
+    }
+
+    /// One pass over what is dirty: byte streams first, they are cheap; then datagrams, packed per connection.
+    fn transmit<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, now: Instant) {
+        while let Some((door, action)) = shard.poll_door() {
+            driver.door(door, action);
+        }
+        loop {
+            self.buffer.clear();
+            let Some(transmit) = shard.poll_transmit(now, &mut self.buffer) else { break };
+            driver.transmit(&transmit, &self.buffer[..transmit.bytes]);
+        }
+        while let Some(request) = shard.poll_request() {
+            driver.request(request);
+        }
+        driver.submit();
+    }
+}
+
+/// Handshakes may take this much of a turn: three or four of them (152 µs each).
+const HANDSHAKE_BUDGET: Duration = Duration::from_micros(500);
+
+/// Envelopes taken from each lane of each peer in one turn.
+const ENVELOPES_PER_LANE: usize = 256;

@@ -1,0 +1,8 @@
+//! The QUIC half of a shard against plain quinn-proto clients, on virtual time.
+
+mod endings;
+mod handshakes;
+mod seeded;
+mod shards;
+mod streams;
+mod world;
