@@ -1,2 +1,3 @@
 //! The `quelea` binary.
+
 fn main() {}
