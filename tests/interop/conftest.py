@@ -13,6 +13,7 @@ import pytest
 from broker import TARGET, Broker, Mosquitto, Quelea
 from client import Client
 from mqttjs_client import MqttJsClient, NodeProcess
+from mqtt_quic import connected_stream
 from own_client import OwnClient, TcpStream
 from paho_client import PahoClient
 from wire import V5, V311
@@ -118,6 +119,8 @@ def _client(request: pytest.FixtureRequest, broker: Broker, kind: str, client_id
             return MqttJsClient(request.getfixturevalue("node"), broker.tcp, version, client_id)
         case "own-tcp":
             return OwnClient(TcpStream(broker.tcp), version, client_id)
+        case "quic":
+            return OwnClient(connected_stream(broker.quic), version, client_id)
     raise AssertionError(kind)
 
 
