@@ -37,6 +37,7 @@ class Broker:
     def __init__(self, arguments: list[str], directory: Path, environment: dict[str, str] | None = None):
         self.directory = directory
         self.log_path = directory / "broker.log"
+        self.was_stopped = False
         self._log = self.log_path.open("wb")
         self.process = subprocess.Popen(
             arguments, cwd=directory, stdout=self._log, stderr=subprocess.STDOUT, env=environment
@@ -56,6 +57,7 @@ class Broker:
 
     def stop(self, signal_: int = signal.SIGTERM, timeout_s: float = 40.0) -> int:
         """Asks the broker to end and returns its exit code."""
+        self.was_stopped = True
         if self.process.poll() is None:
             self.process.send_signal(signal_)
         try:
@@ -134,6 +136,13 @@ class Quelea(Broker):
             if line and not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
                 found[name] = float(value)
+        return found
+
+    def by_shard(self, name: str) -> dict[str, float]:
+        found = {}
+        for series, value in self.metrics().items():
+            if series.split("{")[0] == name and (shard := re.search(r'shard="(\d+)"', series)):
+                found[shard[1]] = value
         return found
 
     def metric(self, name: str, **labels: str) -> float:
