@@ -460,7 +460,7 @@ pub(crate) fn mutate(choices: &mut Choices<'_>, bytes: &mut Vec<u8>) {
         match choices.u8() % 6 {
             0 if at < bytes.len() => bytes[at] ^= 1 << (byte & 7),
             1 if at < bytes.len() => {
-                bytes[at] = choices.pick(&[0, 1, 2, 0x7F, 0x80, 0xFF, b'+', b'#', b'/', 0x26])
+                bytes[at] = choices.pick(&[0, 1, 2, 0x7F, 0x80, 0xFF, b'+', b'#', b'/', 0x26]);
             }
             2 if at < bytes.len() => bytes[at] = byte,
             3 => bytes.insert(at, byte),
