@@ -15,7 +15,8 @@ use criterion::{
     BatchSize, BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
 };
 use quelea_mqtt::{
-    Delivery, Limits, Packet, PacketId, Publish, PublishImage, QoS, Sender, TopicName, Version, decode, peek_frame,
+    Delivery, Limits, Packet, PacketId, Publish, PublishImage, QoS, Sender, TopicName, Version, decode,
+    peek_frame,
 };
 use rumqttc::mqttbytes::v4 as rumqttc_v4;
 use rumqttc::v5::mqttbytes::v5 as rumqttc_v5;
@@ -38,7 +39,12 @@ fn wire(version: Version, payload: &[u8]) -> BytesMut {
 }
 
 /// Times `drain`, which must take every packet out of the buffer.
-fn drained(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, wire: &[u8], mut drain: impl FnMut(&mut BytesMut)) {
+fn drained(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    name: &str,
+    wire: &[u8],
+    mut drain: impl FnMut(&mut BytesMut),
+) {
     group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
         bencher.iter_batched_ref(
             || BytesMut::from(wire),
@@ -46,7 +52,8 @@ fn drained(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, wire: &[u8], mu
                 drain(buffer);
                 assert!(buffer.is_empty());
             },
-            BatchSize::SmallInput,
+            // One buffer at a time, so that the bytes lie in the cache as those do that have just been received.
+            BatchSize::PerIteration,
         );
     });
 }
@@ -58,7 +65,7 @@ fn drain_quelea(version: Version, buffer: &mut BytesMut) {
     while let Some(frame) = peek_frame(rest, Sender::Client, &limits).expect("legal") {
         let (packet, after) = rest.split_at(frame.packet_bytes);
         match decode(packet, version, Sender::Client, &limits) {
-            Ok(Packet::Publish(publish)) => drop(black_box(publish)),
+            Ok(Packet::Publish(publish)) => _ = black_box(&publish),
             other => panic!("{other:?}"),
         }
         rest = after;
@@ -76,18 +83,18 @@ fn decode_publish(criterion: &mut Criterion) {
         drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V311, buffer));
         drained(&mut group, "mqttbytes", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(mqttbytes::v4::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+                black_box(&mqttbytes::v4::read(buffer, PACKET_BYTES_MAX).expect("legal"));
             }
         });
         drained(&mut group, "rumqttc", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(rumqttc_v4::Packet::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+                black_box(&rumqttc_v4::Packet::read(buffer, PACKET_BYTES_MAX).expect("legal"));
             }
         });
         let mut codec = rmqtt_codec::v3::Codec::new(PACKET_BYTES_MAX as u32);
         drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(codec.decode(buffer).expect("legal"));
+                black_box(&codec.decode(buffer).expect("legal"));
             }
         });
         group.finish();
@@ -99,18 +106,18 @@ fn decode_publish(criterion: &mut Criterion) {
         drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V5, buffer));
         drained(&mut group, "mqttbytes", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(mqttbytes::v5::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+                black_box(&mqttbytes::v5::read(buffer, PACKET_BYTES_MAX).expect("legal"));
             }
         });
         drained(&mut group, "rumqttc", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(rumqttc_v5::Packet::read(buffer, Some(PACKET_BYTES_MAX as u32)).expect("legal"));
+                black_box(&rumqttc_v5::Packet::read(buffer, Some(PACKET_BYTES_MAX as u32)).expect("legal"));
             }
         });
         let mut codec = rmqtt_codec::v5::Codec::new(PACKET_BYTES_MAX as u32, 0);
         drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
             while !buffer.is_empty() {
-                let _ = black_box(codec.decode(buffer).expect("legal"));
+                black_box(&codec.decode(buffer).expect("legal"));
             }
         });
         group.finish();
@@ -141,9 +148,12 @@ fn fan_out(criterion: &mut Criterion) {
             ..Delivery::new(version, QoS::AtLeastOnce)
         };
 
-        let mut group = criterion.benchmark_group(format!("one message to 100, v4, {payload_bytes}-byte payload"));
+        let mut group =
+            criterion.benchmark_group(format!("one message to 100, v4, {payload_bytes}-byte payload"));
         group.throughput(Throughput::Elements(PACKETS as u64));
-        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| image.encode(&to(Version::V311, packet_id), out));
+        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| {
+            image.encode(&to(Version::V311, packet_id), out)
+        });
         let mut by_reference = Vec::with_capacity(PACKETS);
         to_all(&mut group, "quelea-mqtt, payload by reference", |packet_id, out| {
             if packet_id == 1 {
@@ -152,7 +162,8 @@ fn fan_out(criterion: &mut Criterion) {
             image.encode_head(&to(Version::V311, packet_id), out);
             by_reference.push(image.payload());
         });
-        let mut publish = mqttbytes::v4::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
+        let mut publish =
+            mqttbytes::v4::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
         to_all(&mut group, "mqttbytes", |packet_id, out| {
             publish.pkid = packet_id;
             let _ = publish.write(out).expect("legal");
@@ -172,9 +183,12 @@ fn fan_out(criterion: &mut Criterion) {
         });
         group.finish();
 
-        let mut group = criterion.benchmark_group(format!("one message to 100, v5, {payload_bytes}-byte payload"));
+        let mut group =
+            criterion.benchmark_group(format!("one message to 100, v5, {payload_bytes}-byte payload"));
         group.throughput(Throughput::Elements(PACKETS as u64));
-        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| image.encode(&to(Version::V5, packet_id), out));
+        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| {
+            image.encode(&to(Version::V5, packet_id), out)
+        });
         to_all(&mut group, "quelea-mqtt, payload by reference", |packet_id, out| {
             if packet_id == 1 {
                 by_reference.clear();
@@ -182,17 +196,14 @@ fn fan_out(criterion: &mut Criterion) {
             image.encode_head(&to(Version::V5, packet_id), out);
             by_reference.push(image.payload());
         });
-        let mut publish = mqttbytes::v5::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
+        let mut publish =
+            mqttbytes::v5::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
         to_all(&mut group, "mqttbytes", |packet_id, out| {
             publish.pkid = packet_id;
             let _ = publish.write(out).expect("legal");
         });
-        let mut publish = rumqttc_v5::Publish::new(
-            TOPIC,
-            rumqttc::v5::mqttbytes::QoS::AtLeastOnce,
-            payload.clone(),
-            None,
-        );
+        let mut publish =
+            rumqttc_v5::Publish::new(TOPIC, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, payload.clone(), None);
         to_all(&mut group, "rumqttc", |packet_id, out| {
             publish.pkid = packet_id;
             let _ = publish.write(out).expect("legal");

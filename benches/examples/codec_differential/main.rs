@@ -180,13 +180,15 @@ fn compare(bytes: &[u8], version: Version, sender: Sender, counts: &mut Counts) 
             counts.refused += 1;
             return None;
         }
-        (Verdict::Accepted(ours), Verdict::Accepted(theirs)) => match written_again(&theirs, version, sender, &ours) {
-            None => {
-                counts.accepted += 1;
-                return None;
+        (Verdict::Accepted(ours), Verdict::Accepted(theirs)) => {
+            match written_again(&theirs, version, sender, &ours) {
+                None => {
+                    counts.accepted += 1;
+                    return None;
+                }
+                Some(difference) => difference,
             }
-            Some(difference) => difference,
-        },
+        }
         (Verdict::Refused(why), Verdict::Accepted(_)) => Difference::OnlyWeRefuse(why),
         (Verdict::Accepted(_), Verdict::Refused(why)) => Difference::OnlyFlowsdkRefuses(why),
         (Verdict::Refused(why), Verdict::NeedMore) => Difference::WeRefuseEarlier(why),
@@ -199,7 +201,12 @@ fn compare(bytes: &[u8], version: Version, sender: Sender, counts: &mut Counts) 
     Some(Class { packet, difference })
 }
 
-fn our_verdict<'a>(bytes: &'a [u8], version: Version, sender: Sender, limits: &Limits) -> Verdict<Packet<'a>> {
+fn our_verdict<'a>(
+    bytes: &'a [u8],
+    version: Version,
+    sender: Sender,
+    limits: &Limits,
+) -> Verdict<Packet<'a>> {
     let refused =
         |error: quelea_mqtt::DecodeError| Verdict::Refused(format!("{:?}, {}", error.kind(), error.field()));
     match peek_frame(bytes, sender, limits) {
@@ -218,9 +225,10 @@ fn their_verdict(bytes: &[u8], version: Version) -> Verdict<MqttPacket> {
     match catch_unwind(|| MqttPacket::from_bytes_with_version(bytes, version.level())) {
         Err(_) => Verdict::Panicked,
         Ok(Ok(ParseOk::Packet(packet, consumed))) if consumed == bytes.len() => Verdict::Accepted(packet),
-        Ok(Ok(ParseOk::Packet(_, consumed))) => {
-            Verdict::Refused(format!("took {} of the packet's bytes", if consumed > bytes.len() { "more" } else { "not all" }))
-        }
+        Ok(Ok(ParseOk::Packet(_, consumed))) => Verdict::Refused(format!(
+            "took {} of the packet's bytes",
+            if consumed > bytes.len() { "more" } else { "not all" }
+        )),
         Ok(Ok(_)) | Ok(Err(ParseError::More(..))) => Verdict::NeedMore,
         Ok(Err(error)) => Verdict::Refused(without_numbers(&error.to_string())),
     }
@@ -232,7 +240,12 @@ fn without_numbers(message: &str) -> String {
 }
 
 /// Whether what flowsdk writes again means what we have read.
-fn written_again(theirs: &MqttPacket, version: Version, sender: Sender, ours: &Packet<'_>) -> Option<Difference> {
+fn written_again(
+    theirs: &MqttPacket,
+    version: Version,
+    sender: Sender,
+    ours: &Packet<'_>,
+) -> Option<Difference> {
     match catch_unwind(|| theirs.to_bytes()) {
         Err(_) => Some(Difference::FlowsdkPanics),
         Ok(Err(error)) => Some(Difference::FlowsdkCannotWrite(without_numbers(&error.to_string()))),
@@ -260,7 +273,9 @@ fn report(classes: &BTreeMap<Class, Tally>, counts: &Counts, inputs: u64) -> Exi
         }
     }
     let Counts { accepted, refused, unfinished } = *counts;
-    println!("{inputs} inputs: both accept {accepted} and mean the same, both refuse {refused}, both wait for more {unfinished};");
+    println!(
+        "{inputs} inputs: both accept {accepted} and mean the same, both refuse {refused}, both wait for more {unfinished};"
+    );
     println!("{disagreements} disagreements in {} classes, {unexplained} of them unexplained", classes.len());
     if unexplained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
