@@ -7,11 +7,18 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod banner;
+pub mod broker;
 pub mod certificate;
 pub mod cli;
 pub mod config;
+mod driver;
+mod figures;
 pub mod limits;
+pub mod listeners;
 pub mod logging;
 pub mod memory;
+mod shard_thread;
+mod sizing;
 pub mod state_dir;
 pub mod tls;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!              peer's FIN                      close(Flush), nothing in flight
-//!   open ───────────────────► input ended ───────────────────────────────────► gone
+//!   open ───────────────────► input ended ───────────────────────────────────► flushed (reported) ─► gone
 //!    │ │                                                                         ▲
 //!    │ └── close(Flush) ──► flushing ──── write taken, our FIN sent ──► lingering ┘ peer's FIN or RST
 //!    └──── RST, an error, close(Abort) from any state ──────────────────────────► gone
@@ -48,8 +48,10 @@ pub(crate) struct Door {
     pub(crate) paused: bool,
     /// The peer's FIN has been read.
     pub(crate) input_ended: bool,
-    /// `close(Flush)` was called: nothing more is reported, and input is thrown away.
+    /// `close(Flush)` was called: nothing but its end is reported, and input is thrown away.
     pub(crate) closing: bool,
+    /// Both sides have ended; the report is due, and the door goes with it.
+    pub(crate) flushed: bool,
     /// What epoll watches for.
     pub(crate) armed: u32,
 }
@@ -119,6 +121,7 @@ impl Door {
             paused: false,
             input_ended: false,
             closing: false,
+            flushed: false,
             armed: EPOLLIN as u32,
         }
     }

@@ -13,6 +13,7 @@ mod board;
 mod connections;
 mod metrics;
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use quelea_udp_io::{BindError, bind_tcp_group};
 use tokio::sync::oneshot;
 
 pub use board::{Board, Descriptor, Kind, Phase};
@@ -48,13 +50,35 @@ pub struct Admin {
     thread: Option<JoinHandle<()>>,
 }
 
-/// An address that cannot be served.
+/// Why the door stays shut.
 #[derive(Debug)]
-pub struct AdminError {
-    /// The address.
-    pub address: SocketAddr,
-    /// What the kernel said.
-    pub error: io::Error,
+pub enum AdminError {
+    /// An address cannot be bound.
+    Bind(BindError),
+    /// The thread cannot be started.
+    Thread(io::Error),
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => error.fmt(f),
+            Self::Thread(error) => write!(f, "cannot start the admin thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for AdminError {}
+
+impl Shown {
+    /// All metrics as OpenMetrics text.
+    ///
+    /// # Panics
+    /// Never: writing to a string does not fail.
+    #[must_use]
+    pub fn text(self: &Arc<Self>) -> String {
+        metrics::encode(self).expect("a string takes everything")
+    }
 }
 
 impl Admin {
@@ -65,17 +89,16 @@ impl Admin {
     pub fn start(addresses: &[SocketAddr], shown: Arc<Shown>) -> Result<Self, AdminError> {
         let mut listeners = Vec::with_capacity(addresses.len());
         for &address in addresses {
-            listeners.push(bind(address).map_err(|error| AdminError { address, error })?);
+            listeners.push(bind(address)?);
         }
-        let Some((_, first)) = listeners.first() else {
+        if listeners.is_empty() {
             return Ok(Self { addresses: Vec::new(), stop: None, thread: None });
-        };
-        let first = *first;
+        }
         let bound = listeners.iter().map(|(_, address)| *address).collect();
         let (stop, stopped) = oneshot::channel();
         let serve = move || serve(listeners, &shown, stopped);
         let thread = std::thread::Builder::new().name("quelea-admin".to_owned()).spawn(serve);
-        let thread = thread.map_err(|error| AdminError { address: first, error })?;
+        let thread = thread.map_err(AdminError::Thread)?;
         Ok(Self { addresses: bound, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -100,10 +123,12 @@ impl Drop for Admin {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let bound = listener.local_addr()?;
+fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AdminError> {
+    let mut group = bind_tcp_group(address, 1, BACKLOG).map_err(AdminError::Bind)?;
+    let listener = group.pop().expect("a group of one");
+    let set_up = |step| move |source| AdminError::Bind(BindError::Refused { addr: address, step, source });
+    listener.set_nonblocking(true).map_err(set_up("set up"))?;
+    let bound = listener.local_addr().map_err(set_up("read back"))?;
     Ok((listener, bound))
 }
 
@@ -134,10 +159,7 @@ fn app(shown: Arc<Shown>) -> Router {
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
-    match metrics::encode(&shown) {
-        Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
-        Err(std::fmt::Error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "cannot encode\n".to_owned()),
-    }
+    answer(StatusCode::OK, metrics::CONTENT_TYPE, shown.text())
 }
 
 async fn healthz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
@@ -154,5 +176,8 @@ async fn unknown() -> impl IntoResponse {
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> impl IntoResponse {
     (status, [(header::CONTENT_TYPE, content_type), (header::CONNECTION, "close")], body)
 }
+
+/// Connections that wait to be accepted: as many as are served at once.
+const BACKLOG: u32 = 32;
 
 const TEXT: &str = "text/plain; charset=utf-8";

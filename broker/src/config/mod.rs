@@ -61,6 +61,11 @@ pub struct BrokerSection {
     /// Keys, development certificate and lock. `None`: [`crate::state_dir::default_path`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,
+    /// Keeps each shard on a core of its own, where the process may use as many cores as there are shards.
+    pub pin_shards: bool,
+    /// Clients connected at once, over all shards; each shard takes its part.
+    #[serde(deserialize_with = "units::count")]
+    pub connections_max: u32,
     /// Ceiling of all memory that peers can cause.
     pub memory_max: MemoryMax,
     /// How long a draining broker waits for its clients before it ends.
@@ -220,6 +225,8 @@ impl Default for BrokerSection {
         Self {
             shards: Shards::Auto,
             data_dir: None,
+            pin_shards: true,
+            connections_max: 1_000_000,
             memory_max: MemoryMax::Percent(70),
             drain_timeout: Duration::from_secs(30),
         }

@@ -31,6 +31,7 @@ impl Rules {
         if let MemoryMax::Bytes(bytes) = config.broker.memory_max {
             self.size("broker.memory_max", bytes, 64 * MIB..=1 << 50);
         }
+        self.number("broker.connections_max", config.broker.connections_max, 1..=16_000_000);
         self.duration("broker.drain_timeout", config.broker.drain_timeout, Duration::ZERO..=HOUR);
         let tls = &config.tls;
         if tls.certificate.is_some() && tls.key.is_none() {
@@ -45,6 +46,7 @@ impl Rules {
         self.reach("quic", &config.quic.listen, config.quic.allow_anonymous);
         self.reach("tcp", &config.tcp.listen, config.tcp.allow_anonymous);
         self.reach("admin", &config.admin.listen, config.admin.allow_anonymous);
+        self.overlap(&config.quic.listen);
         self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
         self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
         if config.quic.listen.is_empty() && config.tcp.listen.is_empty() {
@@ -80,6 +82,20 @@ impl Rules {
              if that is meant, set {section}.allow_anonymous = true, else listen on 127.0.0.1"
         );
         self.refuse(&format!("{section}.listen"), &what);
+    }
+
+    /// A QUIC datagram leaves by the socket that its connection's came by, which is found by its family and IP address.
+    fn overlap(&mut self, listen: &[SocketAddr]) {
+        for (index, address) in listen.iter().enumerate() {
+            let overlaps = |earlier: &&SocketAddr| {
+                let (a, b) = (earlier.ip(), address.ip());
+                a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+            };
+            if let Some(earlier) = listen[..index].iter().find(overlaps) {
+                let what = format!("{address} and {earlier} share an IP address, expected one port for each");
+                return self.refuse("quic.listen", &what);
+            }
+        }
     }
 
     fn number(&mut self, key: &str, value: u32, range: RangeInclusive<u32>) {

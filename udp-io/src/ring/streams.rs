@@ -102,12 +102,13 @@ impl Streams {
             let Some(id) = self.due.pop_front() else { break };
             let Some(door) = self.doors.get(id) else { continue };
             door.in_due_list = false;
-            if door.closing {
-                continue;
-            }
             if let Some(kind) = door.failed {
                 handed += self.fail(id, kind, counters, sink);
-            } else if door.written_due {
+            } else if door.flushed {
+                self.remove(id, counters);
+                sink.closed(id, Closed::Flushed);
+                handed += 1;
+            } else if door.written_due && !door.closing {
                 handed += report_written(id, door, sink);
             }
         }
@@ -122,9 +123,10 @@ impl Streams {
         counters: &mut Counters,
         sink: &mut impl Sink,
     ) -> io::Result<usize> {
-        // The door may have gone earlier in the same batch of events, or its failure may already wait to be
-        // reported.
-        let Some(door) = self.doors.get(id).filter(|door| door.failed.is_none()) else { return Ok(0) };
+        // The door may have gone earlier in the same batch of events, or its failure may already wait to be reported.
+        let Some(door) = self.doors.get(id).filter(|door| door.failed.is_none() && !door.flushed) else {
+            return Ok(0);
+        };
         let broken = flags & (EPOLLERR | EPOLLHUP) as u32 != 0;
         let mut handed = 0;
         if door.unwritten.is_some() && (broken || flags & EPOLLOUT as u32 != 0) {
@@ -153,9 +155,12 @@ impl Streams {
     fn read(&mut self, id: DoorId, counters: &mut Counters, sink: &mut impl Sink) -> usize {
         let Some(door) = self.doors.get(id) else { return 0 };
         match (&door.stream).read(&mut self.read_buffer) {
-            Ok(0) if door.closing => self.on_end_while_closing(id, counters),
             Ok(0) => {
                 door.input_ended = true;
+                if door.closing {
+                    self.end_flush(id);
+                    return 0;
+                }
                 sink.closed(id, Closed::EndOfStream);
                 1
             }
@@ -173,16 +178,11 @@ impl Streams {
         }
     }
 
-    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way
-    /// out.
-    fn on_end_while_closing(&mut self, id: DoorId, counters: &mut Counters) -> usize {
-        if let Some(door) = self.doors.get(id) {
-            door.input_ended = true;
-            if door.unwritten.is_none() {
-                self.remove(id, counters);
-            }
-        }
-        0
+    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way out.
+    fn end_flush(&mut self, id: DoorId) {
+        let Some(door) = self.doors.get(id).filter(|door| door.unwritten.is_none()) else { return };
+        door.flushed = true;
+        self.make_due(id);
     }
 
     pub(super) fn write(&mut self, epoll: &Epoll, id: DoorId, data: WriteBatch, counters: &mut Counters) {
@@ -224,7 +224,7 @@ impl Streams {
                 counters.door_bytes_out += bytes;
                 door.unwritten = None;
                 if door.closing {
-                    self.finish(id, counters);
+                    self.finish(id);
                     return 0;
                 }
                 report_written(id, door, sink)
@@ -242,7 +242,7 @@ impl Streams {
 
     pub(super) fn close(&mut self, epoll: &Epoll, id: DoorId, how: Close, counters: &mut Counters) {
         let Some(door) = self.doors.get(id) else { return };
-        if how == Close::Abort || door.failed.is_some() {
+        if how == Close::Abort {
             reset(&door.stream);
             self.remove(id, counters);
             return;
@@ -251,18 +251,19 @@ impl Streams {
             return;
         }
         door.closing = true;
-        if door.unwritten.is_none() {
-            self.finish(id, counters);
+        // A failure that waits to be reported is the end, too.
+        if door.unwritten.is_none() && door.failed.is_none() {
+            self.finish(id);
         }
         self.arm(epoll, id);
     }
 
     /// All is written: sends FIN, and lets the door linger until the peer's.
-    fn finish(&mut self, id: DoorId, counters: &mut Counters) {
+    fn finish(&mut self, id: DoorId) {
         let Some(door) = self.doors.get(id) else { return };
         // An error means that the connection is gone already.
         if door.stream.shutdown(Shutdown::Write).is_err() || door.input_ended {
-            self.remove(id, counters);
+            self.end_flush(id);
         }
     }
 
@@ -275,10 +276,7 @@ impl Streams {
         sink: &mut impl Sink,
     ) -> usize {
         let Some(door) = self.remove(id, counters) else { return 0 };
-        if door.closing {
-            return 0;
-        }
-        sink.closed(id, Closed::Reset(kind));
+        sink.closed(id, if door.closing { Closed::Flushed } else { Closed::Reset(kind) });
         1
     }
 
