@@ -11,7 +11,7 @@ mod explained;
 #[path = "../../../mqtt/tests/maker/mod.rs"]
 mod maker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -19,7 +19,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use flowsdk::mqtt_serde::control_packet::MqttPacket;
 use flowsdk::mqtt_serde::parser::{ParseError, ParseOk};
-use quelea_mqtt::{Limits, Packet, PacketType, Sender, Version, decode, peek_frame};
+use quelea_mqtt::{
+    DecodeError, Limits, Packet, PacketType, Sender, Version, connect_answer_version, decode, peek_frame,
+};
 
 use crate::maker::{Choices, Lists, PACKET_TYPES, is_sent, mutate};
 
@@ -37,6 +39,9 @@ enum Verdict<P> {
 struct Class {
     /// The packet type, by its name in the standard.
     packet: &'static str,
+    version: Version,
+    /// `true` if a client sent it.
+    from_client: bool,
     difference: Difference,
 }
 
@@ -46,14 +51,20 @@ enum Difference {
     OnlyWeRefuse(String),
     /// flowsdk refuses for this reason; we accept.
     OnlyFlowsdkRefuses(String),
-    /// We refuse by the first bytes for this reason; flowsdk waits for the rest.
+    /// flowsdk refuses a packet that we accept with a filter in it marked as none.
+    BadFilter,
+    /// We refuse by the fixed header, for this reason; flowsdk waits for the rest.
     WeRefuseEarlier(String),
     /// flowsdk refuses for this reason what we wait for the rest of.
     FlowsdkRefusesEarlier(String),
+    /// We refuse a whole packet; flowsdk waits for more of it.
+    FlowsdkWaitsForMoreOfAWhole,
     /// One takes for whole what the other does not.
     LengthDiffers,
     /// Both accept, but what flowsdk writes again is something else.
     MeaningDiffers,
+    /// Both accept, but what flowsdk writes again we refuse for this reason.
+    FlowsdkWritesWhatWeRefuse(String),
     /// Both accept, but flowsdk refuses to write what it has read.
     FlowsdkCannotWrite(String),
     FlowsdkPanics,
@@ -159,17 +170,21 @@ fn input(rng: &mut fastrand::Rng, changed: bool) -> (Vec<u8>, Version, Sender) {
 
 /// Compares the two verdicts on one input; `None` if they agree.
 fn compare(bytes: &[u8], version: Version, sender: Sender, counts: &mut Counts) -> Option<Class> {
-    let first = *bytes.first()?;
-    let limits = Limits::default();
-    let ours = our_verdict(bytes, version, sender, &limits);
-    // flowsdk gets what its own stream parser would cut off for it: the one packet, if it is whole.
-    let packet_bytes = match peek_frame(bytes, sender, &limits) {
-        Ok(Some(frame)) => frame.packet_bytes.min(bytes.len()),
-        _ => bytes.len(),
+    let packet = bytes.first().map(|&first| PacketType::from_first_byte(first))?;
+    // A CONNECT names its own version, and flowsdk wants to be told which.
+    let version = match packet {
+        Some(PacketType::Connect) => connect_answer_version(bytes).unwrap_or(version),
+        _ => version,
     };
-    let bytes = &bytes[..packet_bytes];
-    let theirs = their_verdict(bytes, version);
-    let difference = match (ours, theirs) {
+    let limits = Limits::default();
+    let peeked = peek_frame(bytes, sender, &limits);
+    // flowsdk gets what its own stream parser would cut off for it: the one packet, if it is whole.
+    let bytes = match peeked {
+        Ok(Some(frame)) if frame.packet_bytes <= bytes.len() => &bytes[..frame.packet_bytes],
+        _ => bytes,
+    };
+    let ours = our_verdict(bytes, version, sender, &limits);
+    let difference = match (ours, their_verdict(bytes, version)) {
         (_, Verdict::Panicked) => Difference::FlowsdkPanics,
         (Verdict::Panicked, _) => unreachable!("our verdict is not caught"),
         (Verdict::NeedMore, Verdict::NeedMore) => {
@@ -181,24 +196,24 @@ fn compare(bytes: &[u8], version: Version, sender: Sender, counts: &mut Counts) 
             return None;
         }
         (Verdict::Accepted(ours), Verdict::Accepted(theirs)) => {
-            match written_again(&theirs, version, sender, &ours) {
-                None => {
-                    counts.accepted += 1;
-                    return None;
-                }
-                Some(difference) => difference,
-            }
+            let Some(difference) = written_again(&theirs, version, sender, &ours) else {
+                counts.accepted += 1;
+                return None;
+            };
+            difference
         }
         (Verdict::Refused(why), Verdict::Accepted(_)) => Difference::OnlyWeRefuse(why),
+        (Verdict::Accepted(packet), Verdict::Refused(_)) if has_bad_filter(&packet) => Difference::BadFilter,
         (Verdict::Accepted(_), Verdict::Refused(why)) => Difference::OnlyFlowsdkRefuses(why),
-        (Verdict::Refused(why), Verdict::NeedMore) => Difference::WeRefuseEarlier(why),
+        (Verdict::Refused(why), Verdict::NeedMore) if peeked.is_err() => Difference::WeRefuseEarlier(why),
+        (Verdict::Refused(_), Verdict::NeedMore) => Difference::FlowsdkWaitsForMoreOfAWhole,
         (Verdict::NeedMore, Verdict::Refused(why)) => Difference::FlowsdkRefusesEarlier(why),
         (Verdict::NeedMore, Verdict::Accepted(_)) | (Verdict::Accepted(_), Verdict::NeedMore) => {
             Difference::LengthDiffers
         }
     };
-    let packet = PacketType::from_first_byte(first).map_or("type 0", PacketType::name);
-    Some(Class { packet, difference })
+    let packet = packet.map_or("type 0", PacketType::name);
+    Some(Class { packet, version, from_client: sender == Sender::Client, difference })
 }
 
 fn our_verdict<'a>(
@@ -207,18 +222,29 @@ fn our_verdict<'a>(
     sender: Sender,
     limits: &Limits,
 ) -> Verdict<Packet<'a>> {
-    let refused =
-        |error: quelea_mqtt::DecodeError| Verdict::Refused(format!("{:?}, {}", error.kind(), error.field()));
     match peek_frame(bytes, sender, limits) {
-        Err(error) => refused(error),
+        Err(error) => Verdict::Refused(reason(&error)),
         Ok(Some(frame)) if frame.packet_bytes <= bytes.len() => {
-            match decode(&bytes[..frame.packet_bytes], version, sender, limits) {
+            match decode(bytes, version, sender, limits) {
                 Ok(packet) => Verdict::Accepted(packet),
-                Err(error) => refused(error),
+                Err(error) => Verdict::Refused(reason(&error)),
             }
         }
         Ok(_) => Verdict::NeedMore,
     }
+}
+
+fn has_bad_filter(packet: &Packet<'_>) -> bool {
+    match packet {
+        Packet::Subscribe(subscribe) => subscribe.filters().any(|entry| entry.topic.is_err()),
+        Packet::Unsubscribe(unsubscribe) => unsubscribe.filters().any(|(_, topic)| topic.is_err()),
+        _ => false,
+    }
+}
+
+/// A refusal of ours, in short.
+fn reason(error: &DecodeError) -> String {
+    format!("{:?}, {}", error.kind(), error.field())
 }
 
 fn their_verdict(bytes: &[u8], version: Version) -> Verdict<MqttPacket> {
@@ -251,31 +277,55 @@ fn written_again(
         Ok(Err(error)) => Some(Difference::FlowsdkCannotWrite(without_numbers(&error.to_string()))),
         Ok(Ok(bytes)) => match decode(&bytes, version, sender, &Limits::default()) {
             Ok(again) if again == *ours => None,
-            _ => Some(Difference::MeaningDiffers),
+            Ok(_) => Some(Difference::MeaningDiffers),
+            Err(error) => Some(Difference::FlowsdkWritesWhatWeRefuse(reason(&error))),
         },
     }
 }
 
+/// Prints the explained classes by explanation, then every unexplained one.
 fn report(classes: &BTreeMap<Class, Tally>, counts: &Counts, inputs: u64) -> ExitCode {
-    let mut unexplained = 0;
-    let mut disagreements = 0;
+    let mut explained: BTreeMap<&str, Vec<(&Class, &Tally)>> = BTreeMap::new();
+    let mut unexplained = Vec::new();
     for (class, tally) in classes {
-        disagreements += tally.inputs;
-        let example: String = tally.example.iter().take(48).map(|byte| format!("{byte:02x}")).collect();
-        println!("{:>9} × {}, {:?}", tally.inputs, class.packet, class.difference);
-        println!("            such as {example}{}", if tally.example.len() > 48 { "…" } else { "" });
         match explained::explain(class) {
-            Some(explanation) => println!("            {explanation}"),
-            None => {
-                unexplained += 1;
-                println!("            UNEXPLAINED");
-            }
+            Some(explanation) => explained.entry(explanation).or_default().push((class, tally)),
+            None => unexplained.push((class, tally)),
         }
     }
+    for (explanation, members) in &explained {
+        let packets: BTreeSet<&str> = members.iter().map(|(class, _)| class.packet).collect();
+        let inputs: u64 = members.iter().map(|(_, tally)| tally.inputs).sum();
+        println!("{inputs} inputs in {} classes ({packets:?})", members.len());
+        println!("    {explanation}");
+        if let Some((class, tally)) = members.iter().min_by_key(|(_, tally)| tally.example.len()) {
+            print_example(class, tally);
+        }
+    }
+    for (class, tally) in &unexplained {
+        println!("UNEXPLAINED: {} inputs", tally.inputs);
+        print_example(class, tally);
+    }
+    let disagreements: u64 = classes.values().map(|tally| tally.inputs).sum();
     let Counts { accepted, refused, unfinished } = *counts;
     println!(
-        "{inputs} inputs: both accept {accepted} and mean the same, both refuse {refused}, both wait for more {unfinished};"
+        "{inputs} inputs: both accept {accepted}, with the same meaning; both refuse {refused}; both wait {unfinished}"
     );
-    println!("{disagreements} disagreements in {} classes, {unexplained} of them unexplained", classes.len());
-    if unexplained == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!(
+        "{disagreements} disagreements in {} classes with {} explanations; {} classes unexplained",
+        classes.len(),
+        explained.len(),
+        unexplained.len()
+    );
+    if unexplained.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn print_example(class: &Class, tally: &Tally) {
+    let side = if class.from_client { "client" } else { "server" };
+    let bytes: String = tally.example.iter().take(48).map(|byte| format!("{byte:02x}")).collect();
+    let more = if tally.example.len() > 48 { "…" } else { "" };
+    println!(
+        "    such as {bytes}{more}: {} of {} from a {side}, {:?}",
+        class.packet, class.version, class.difference
+    );
 }
