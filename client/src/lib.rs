@@ -20,8 +20,7 @@
 //! assert!(matches!(core.poll_event(), Some(Event::PublishDone { token: done, .. }) if done == token));
 //! # Ok(())
 //! # }
-//! # on_the_wire(tokio_free_now()).unwrap();
-//! # fn tokio_free_now() -> Instant { Instant::now() }
+//! # on_the_wire(Instant::now()).unwrap();
 //! ```
 //!
 #![cfg_attr(feature = "tokio", doc = "With the front ([`front::Client`]):")]
