@@ -189,7 +189,13 @@ impl Core {
             self.events.push_back(Event::Message(message));
             return Ok(());
         };
-        match self.inbound.on_publish(packet_id, publish.qos, publish.dup, self.allowed())? {
+        let arrival = self.inbound.on_publish(packet_id, publish.qos, publish.dup, self.allowed())?;
+        if self.options.version == Version::V5
+            && self.inbound.unfinished() > self.options.bounds.receive_max.get()
+        {
+            self.counters.excess_in += 1;
+        }
+        match arrival {
             Arrival::Held(token) => {
                 message.ack = Some(token);
                 self.events.push_back(Event::Message(message));
@@ -220,11 +226,9 @@ impl Core {
     }
 
     fn allowed(&self) -> Allowed {
-        let receive_max = match self.options.version {
-            Version::V5 => self.options.bounds.receive_max,
-            // MQTT 3.x cannot announce one: its bound is the number of packet identifiers.
-            Version::V31 | Version::V311 => PacketId::MAX,
-        };
+        // MQTT 3.x cannot announce one: there the bound is the number of packet identifiers.
+        let is_announced = self.options.version == Version::V5 && self.options.receive_max_strict;
+        let receive_max = if is_announced { self.options.bounds.receive_max } else { PacketId::MAX };
         Allowed { receive_max, manual: self.options.acks == Acks::Manual }
     }
 
