@@ -170,6 +170,8 @@ pub struct Session {
     pub(crate) stamp: (u64, u32),
     /// The timer's entry that is in force.
     pub(crate) armed: Option<Instant>,
+    /// A timer looks after what is parked.
+    pub(crate) parked_armed: bool,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
 }
@@ -199,6 +201,7 @@ impl Session {
             pull_reserved: 0,
             stamp: (0, 0),
             armed: None,
+            parked_armed: false,
             listed: false,
         }
     }

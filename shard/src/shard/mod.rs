@@ -195,6 +195,7 @@ pub(crate) struct Group {
     pub(crate) filter: Arc<str>,
     pub(crate) members: ShareGroup<Member, Message>,
     pub(crate) parked: VecDeque<(Message, HoldKey, Instant)>,
+    pub(crate) parked_armed: bool,
     pub(crate) listed: bool,
 }
 
@@ -282,7 +283,6 @@ pub struct Shard {
     pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
     pub(crate) requests: VecDeque<Request>,
     pub(crate) timers: BinaryHeap<timers::Entry>,
-    pub(crate) park_deadlines: VecDeque<(Instant, timers::ParkedIn)>,
     pub(crate) scratch: Vec<u8>,
 }
 
@@ -335,7 +335,6 @@ impl Shard {
             door_actions: VecDeque::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
-            park_deadlines: VecDeque::new(),
             scratch: Vec::new(),
             random,
             settings,
