@@ -174,17 +174,7 @@ impl Core {
         }
         // The alias counts also where the message turns out to be known.
         let topic = self.topic_of(packet, publish)?;
-        let mut message = Message {
-            topic,
-            payload: packet.slice_ref(publish.payload),
-            qos: publish.qos,
-            retain: publish.retain,
-            dup: publish.dup,
-            packet_id: publish.packet_id,
-            ack: None,
-            subscription_ids: publish.properties.subscription_ids.iter().collect(),
-            properties: properties_of(packet, publish),
-        };
+        let mut message = message_of(packet, publish, topic);
         let Some(packet_id) = publish.packet_id else {
             self.events.push_back(Event::Message(message));
             return Ok(());
@@ -315,6 +305,20 @@ impl Core {
         let written = Ack::new(packet_id, reason).encode(kind, self.options.version, &mut self.output);
         assert!(written.is_ok(), "an acknowledgement without properties is always expressible");
         self.note_sent(now);
+    }
+}
+
+fn message_of(packet: &Bytes, publish: &mqtt::Publish<'_>, topic: Text) -> Message {
+    Message {
+        topic,
+        payload: packet.slice_ref(publish.payload),
+        qos: publish.qos,
+        retain: publish.retain,
+        dup: publish.dup,
+        packet_id: publish.packet_id,
+        ack: None,
+        subscription_ids: publish.properties.subscription_ids.iter().collect(),
+        properties: properties_of(packet, publish),
     }
 }
 

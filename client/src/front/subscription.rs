@@ -3,6 +3,10 @@
 //! The queue of a subscription is bounded. A QoS 1 or 2 message is acknowledged when the application takes it, so a slow reader is
 //! back-pressure: the server stops at our Receive Maximum (MQTT 5), or the transport is no longer read (MQTT 3.x). A QoS 0 message
 //! that finds the queue full is dropped and counted.
+//!
+//! While the transport is not read, answers are not read either: with a server that has more in flight than
+//! `queue_messages_max` plus the Receive Maximum, a task that takes messages must not wait for a publication in between. MQTT 5
+//! servers that honour the Receive Maximum never get there.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -103,7 +103,7 @@ impl Watched {
         match step {
             Step::Ack { first, id } => self.receive(&[*first, 2, 0, *id]),
             Step::Message { qos, dup, id, payload_bytes } => {
-                self.receive_message(*qos, *dup, *id, *payload_bytes)
+                self.receive_message(*qos, *dup, *id, *payload_bytes);
             }
             Step::SubAck { id, reasons } => {
                 let properties: &[u8] = if self.version == Version::V5 { &[0] } else { &[] };

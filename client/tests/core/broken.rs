@@ -135,7 +135,7 @@ impl Side {
                 ack(AckKind::PubComp, pubrel.packet_id, out);
             }
             Packet::PubAck(done) | Packet::PubComp(done) => {
-                session.sent.retain(|(id, _)| *id != done.packet_id)
+                session.sent.retain(|(id, _)| *id != done.packet_id);
             }
             Packet::PubRec(pubrec) => {
                 let sent = session.sent.iter_mut().find(|(id, _)| *id == pubrec.packet_id);

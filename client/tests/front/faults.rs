@@ -76,6 +76,31 @@ async fn without_reconnect_the_end_of_the_connection_is_the_end_of_the_client() 
 }
 
 #[tokio::test]
+async fn what_was_taken_is_acknowledged_before_leaving() {
+    // The task looks at its inputs in a random order: once is not enough.
+    for _ in 0..20 {
+        let (listener, url) = listen().await;
+        let server = tokio::spawn(async move {
+            let mut stream = accept(&listener, CONNACK_PRESENT).await;
+            stream.write_all(b"\x32\x06\x00\x01t\x00\x01a\x34\x06\x00\x01t\x00\x02b").await.expect("open");
+            assert_eq!(packet(&mut stream).await, b"\x40\x02\x00\x01");
+            assert_eq!(packet(&mut stream).await, b"\x50\x02\x00\x02");
+            assert_eq!(packet(&mut stream).await, b"\xE0\x00");
+        });
+        within(async {
+            let persistent = Options { clean_start: false, ..options(Version::V311, "c") };
+            let (client, mut inbox) = Client::connect_with_inbox(&url, persistent).await.expect("connected");
+            for payload in [b"a", b"b"] {
+                assert_eq!(inbox.recv().await.expect("delivered").payload[..], payload[..]);
+            }
+            client.disconnect().await.expect("connected");
+        })
+        .await;
+        server.await.expect("no panic");
+    }
+}
+
+#[tokio::test]
 async fn an_open_publication_is_repeated_after_a_reconnect() {
     let (listener, url) = listen().await;
     let server = tokio::spawn(async move {
@@ -187,15 +212,16 @@ async fn exactly_once_and_in_order_over_a_connection_that_is_cut_again_and_again
     for version in [Version::V311, Version::V5] {
         within(async {
             let door = TcpDoor::open(broker.port).await;
-            let persistent = |client_id| Options {
+            // An identifier per version: a session outlives the client that forgets it.
+            let persistent = |role| Options {
                 clean_start: false,
                 session_expiry_s: (version == Version::V5).then_some(600),
-                ..options(version, client_id)
+                ..options(version, &format!("cut-{role}-{version}"))
             };
             let sender =
-                Client::connect(&door.url, returning(persistent("cut-sender"))).await.expect("connected");
+                Client::connect(&door.url, returning(persistent("sender"))).await.expect("connected");
             let reader =
-                Client::connect(&door.url, returning(persistent("cut-reader"))).await.expect("connected");
+                Client::connect(&door.url, returning(persistent("reader"))).await.expect("connected");
             let mut inbox = reader.subscribe("cut", QoS::ExactlyOnce).await.expect("granted");
             let sending = tokio::spawn(async move {
                 for number in 0..200_u8 {

@@ -241,10 +241,7 @@ impl Driver {
             Woken::Timer => self.on_timer(),
             Woken::Control(control) => self.on_control(control),
             Woken::Publish(order) => self.on_publish(order),
-            Woken::Ack(token) => match self.core.ack(now(), token) {
-                // Its connection ended meanwhile: the server delivers it again.
-                Ok(()) | Err(_) => {}
-            },
+            Woken::Ack(token) => self.on_ack(token),
             Woken::Goodbye(goodbye) => self.on_goodbye(goodbye),
             Woken::Room => self.deliver_stalled(),
         }

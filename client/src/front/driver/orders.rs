@@ -4,7 +4,7 @@ use quelea_mqtt::{ReasonCode, Version};
 use tokio::sync::oneshot;
 
 use super::{Driver, Reply, answer, now};
-use crate::core::{Farewell, Refusal, Subscribe, Text};
+use crate::core::{AckToken, Farewell, Refusal, Subscribe, Text};
 use crate::front::client::{Control, Goodbye, Granted, PublishOrder};
 use crate::front::error::Error;
 use crate::front::routes::Queue;
@@ -89,6 +89,14 @@ impl Driver {
         }
     }
 
+    /// The application has taken a message, or has said so itself.
+    pub(super) fn on_ack(&mut self, token: AckToken) {
+        match self.core.ack(now(), token) {
+            // Stale: its connection ended meanwhile, and the server delivers it again.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
     /// Nobody reads this subscription any more.
     pub(super) fn forget(&mut self, id: u32) {
         if let Some(route) = self.routes.remove(id) {
@@ -101,6 +109,10 @@ impl Driver {
             Some(goodbye) => (goodbye.farewell, Some(goodbye.reply)),
             None => (Farewell::from(ReasonCode::NORMAL_DISCONNECTION), None),
         };
+        // What the application has taken is acknowledged before it leaves.
+        while let Ok(token) = self.orders.acks.try_recv() {
+            self.on_ack(token);
+        }
         match self.core.disconnect(now(), farewell) {
             Ok(()) => {
                 self.leaving = Some(reply);
