@@ -2,7 +2,7 @@
 //!
 //! The first byte of an input chooses version and side, the others are what was received.
 //!
-//! `cargo +nightly fuzz run decode` in `mqtt/`.
+//! In `mqtt/`: `mkdir -p fuzz/corpus/decode && cargo +nightly fuzz run decode fuzz/corpus/decode fuzz/seeds/decode`
 #![no_main]
 
 use bytes::BytesMut;
