@@ -1,10 +1,12 @@
-//! What a datagram costs in CPU time, alone and in trains: two rings on one thread throw bursts to and fro over loopback.
+//! What a datagram costs in CPU time, alone and in trains: two rings on one thread throw bursts to and fro
+//! over loopback.
 //!
 //! ```text
 //! cargo run --release -p quelea-udp-io --example pingpong -- [datagram bytes] [datagrams in all]
 //! ```
 //!
-//! On loopback the sender pays for the kernel's receive path as well, in the soft interrupt that its call runs into.
+//! On loopback the sender pays for the kernel's receive path as well, in the soft interrupt that its call
+//! runs into.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -142,5 +144,6 @@ fn thread_cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Datagrams per burst: their buffers (about 2.3 KiB each) fit into a receive buffer of the kernel's usual limit, 208 KiB doubled.
+/// Datagrams per burst: their buffers (about 2.3 KiB each) fit into a receive buffer of the kernel's usual
+/// limit, 208 KiB doubled.
 const BURST: usize = 160;

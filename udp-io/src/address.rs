@@ -5,7 +5,8 @@
 //! sockaddr_in6   family u16 · port u16 be · flowinfo 4 · address 16 · scope u32     28 bytes
 //! ```
 //!
-//! IPv4-mapped IPv6 addresses never leave this crate: a peer is the same whether it came over a dual-stack socket or not.
+//! IPv4-mapped IPv6 addresses never leave this crate: a peer is the same whether it came over a dual-stack
+//! socket or not.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -21,7 +22,8 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// The name of `destination` for a socket of the given family; `None` if an IPv4 socket is asked to reach an IPv6 address.
+    /// The name of `destination` for a socket of the given family; `None` if an IPv4 socket is asked to reach
+    /// an IPv6 address.
     pub(crate) fn for_socket(is_v6: bool, destination: SocketAddr) -> Option<Name> {
         match (is_v6, destination.ip().to_canonical()) {
             (false, IpAddr::V4(ip)) => Some(Name::v4(ip, destination.port())),

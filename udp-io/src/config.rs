@@ -7,24 +7,30 @@ use crate::sys::BATCH_MAX;
 /// The sizes of one [`Ring`](crate::Ring). `Default` suits a broker's shard; each field says what it costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
-    /// Datagrams (or trains, with GRO) taken from one UDP socket per [`poll`](crate::Ring::poll), 1 to 64. Default 32.
+    /// Datagrams (or trains, with GRO) taken from one UDP socket per [`poll`](crate::Ring::poll), 1 to 64.
+    /// Default 32.
     pub datagrams_per_receive: usize,
-    /// Bytes per received datagram or train. A train may reach 64 KiB, and a shorter slot cuts it: keep 64 KiB while `gro` is
-    /// on. Pages never written to are never paid for. Default 65,536.
+    /// Bytes per received datagram or train. A train may reach 64 KiB, and a shorter slot cuts it: keep 64
+    /// KiB while `gro` is on. Pages never written to are never paid for. Default 65,536.
     pub receive_buffer_bytes: usize,
-    /// Bytes that may wait to be sent, per UDP socket; what finds no room is dropped and counted. Default 1 MiB.
+    /// Bytes that may wait to be sent, per UDP socket; what finds no room is dropped and counted. Default 1
+    /// MiB.
     pub send_arena_bytes: usize,
-    /// Trains and single datagrams that may wait to be sent, per UDP socket (about 150 bytes each). Default 1,024.
+    /// Trains and single datagrams that may wait to be sent, per UDP socket (about 150 bytes each). Default
+    /// 1,024.
     pub sends_queued_max: usize,
     /// `SO_SNDBUF` of UDP sockets, in bytes; the kernel caps it at `net.core.wmem_max`. Default 2 MiB.
     pub socket_send_buffer: usize,
     /// `SO_RCVBUF` of UDP sockets, in bytes; the kernel caps it at `net.core.rmem_max`. Default 4 MiB.
     pub socket_receive_buffer: usize,
-    /// Doors open at once; a connection beyond is accepted and reset at once, so that its peer knows. Default 65,536.
+    /// Doors open at once; a connection beyond is accepted and reset at once, so that its peer knows. Default
+    /// 65,536.
     pub doors_max: usize,
-    /// `SO_SNDBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default. Default 64 KiB.
+    /// `SO_SNDBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default.
+    /// Default 64 KiB.
     pub door_send_buffer: Option<usize>,
-    /// `SO_RCVBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default. Default 64 KiB.
+    /// `SO_RCVBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default.
+    /// Default 64 KiB.
     pub door_receive_buffer: Option<usize>,
     /// The most that is read from one door per poll, through one buffer shared by all doors. Default 32 KiB.
     pub read_buffer_bytes: usize,

@@ -1,4 +1,5 @@
-//! Control messages: what travels beside a datagram between us and the kernel (ECN, local address, segment size, losses).
+//! Control messages: what travels beside a datagram between us and the kernel (ECN, local address, segment
+//! size, losses).
 //!
 //! They are built and read as bytes in the kernel's layout, so that no pointer arithmetic is needed:
 //!
@@ -28,7 +29,8 @@ pub(crate) struct OutgoingControl {
 }
 
 impl OutgoingControl {
-    /// Messages for a datagram to `destination` (its family decides the messages' level, also on a dual-stack socket).
+    /// Messages for a datagram to `destination` (its family decides the messages' level, also on a dual-stack
+    /// socket).
     pub(crate) fn new(
         destination: IpAddr,
         source: Option<IpAddr>,
@@ -40,7 +42,8 @@ impl OutgoingControl {
         match destination.to_canonical() {
             IpAddr::V4(_) => {
                 if let Some(IpAddr::V4(ip)) = source.map(|ip| ip.to_canonical()) {
-                    // struct in_pktinfo: interface index, address to send from, address in the header (not read on sending).
+                    // struct in_pktinfo: interface index, address to send from, address in the header (not
+                    // read on sending).
                     let mut packet_info = [0; 12];
                     packet_info[4..8].copy_from_slice(&ip.octets());
                     control.push(libc::IPPROTO_IP, libc::IP_PKTINFO, &packet_info);
@@ -119,8 +122,8 @@ impl IncomingControl {
     fn take(&mut self, level: c_int, kind: c_int, payload: &[u8]) {
         match (level, kind) {
             (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                // The second word is the address to answer from, the third the one in the header, which may be a
-                // broadcast's. A datagram that was queued before the option was set has only the latter.
+                // The second word is the address to answer from, the third the one in the header, which may
+                // be a broadcast's. A datagram that was queued before the option was set has only the latter.
                 let words = payload.get(4..).and_then(|rest| rest.first_chunk::<8>());
                 self.local = words.map(|&[a, b, c, d, e, f, g, h]| {
                     let answer_from = Ipv4Addr::new(a, b, c, d);

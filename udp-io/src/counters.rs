@@ -1,6 +1,7 @@
 //! What a ring has done and what it has dropped, by reason.
 
-/// Counts since the ring was made. Plain numbers: the ring's thread reads them and publishes them as it likes.
+/// Counts since the ring was made. Plain numbers: the ring's thread reads them and publishes them as it
+/// likes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Datagrams handed to the sink (a train counts each of its datagrams).
@@ -13,7 +14,8 @@ pub struct Counters {
     pub datagrams_truncated: u64,
     /// Datagrams dropped because the kernel gave no usable peer address, or because they were empty.
     pub datagrams_malformed: u64,
-    /// Datagrams the kernel dropped because a UDP socket's receive buffer was full. Learned with the next datagram received.
+    /// Datagrams the kernel dropped because a UDP socket's receive buffer was full. Learned with the next
+    /// datagram received.
     pub datagrams_overflowed: u64,
     /// Errors of receiving other than those by ICMP.
     pub receive_errors: u64,
@@ -34,9 +36,11 @@ pub struct Counters {
     pub dropped_no_buffers: u64,
     /// Datagrams dropped because they exceed the interface's MTU (`EMSGSIZE`); path MTU probes end here.
     pub dropped_too_large: u64,
-    /// Datagrams dropped because the destination cannot be reached from the socket (no route, firewall, wrong family).
+    /// Datagrams dropped because the destination cannot be reached from the socket (no route, firewall, wrong
+    /// family).
     pub dropped_unreachable: u64,
-    /// Errors that ICMP reported on a connected UDP socket (for example `ECONNREFUSED`): swallowed, a datagram is retried once.
+    /// Errors that ICMP reported on a connected UDP socket (for example `ECONNREFUSED`): swallowed, a
+    /// datagram is retried once.
     pub icmp_errors: u64,
 
     /// Doors opened.
@@ -53,7 +57,8 @@ pub struct Counters {
     pub door_bytes_out: u64,
     /// Writes that did not fit into the kernel at once.
     pub writes_blocked: u64,
-    /// Times that accepting failed for lack of descriptors or memory (`EMFILE`, `ENFILE`, …); accepting pauses for 100 ms.
+    /// Times that accepting failed for lack of descriptors or memory (`EMFILE`, `ENFILE`, …); accepting
+    /// pauses for 100 ms.
     pub accept_exhausted: u64,
     /// Connections that died before they were accepted, and other errors of accepting.
     pub accept_errors: u64,

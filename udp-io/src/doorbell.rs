@@ -18,11 +18,12 @@ impl Doorbell {
         Ok(Doorbell { counter: Arc::new(File::from(sys::event_counter()?)) })
     }
 
-    /// Makes the ring's current or next wait return, and its sink hear [`doorbell`](crate::Sink::doorbell) once, however often it
-    /// is rung before. Costs a system call (about 250 ns, and 9 µs on each side if the ring sleeps): ring once per batch, and only
-    /// who sleeps.
+    /// Makes the ring's current or next wait return, and its sink hear [`doorbell`](crate::Sink::doorbell)
+    /// once, however often it is rung before. Costs a system call (about 250 ns, and 9 µs on each side if the
+    /// ring sleeps): ring once per batch, and only who sleeps.
     pub fn ring(&self) {
-        // Fails only when the counter is full (the ring is awake by then): writing to our own eventfd meets no other error.
+        // Fails only when the counter is full (the ring is awake by then): writing to our own eventfd meets
+        // no other error.
         let _ = (&*self.counter).write(&1_u64.to_ne_bytes());
     }
 

@@ -8,7 +8,8 @@
 //!    └──── RST, an error, close(Abort) from any state ──────────────────────────► gone
 //! ```
 //!
-//! A door costs about 40 bytes here while it is idle; a write that the kernel does not take at once is boxed beside it.
+//! A door costs about 40 bytes here while it is idle; a write that the kernel does not take at once is boxed
+//! beside it.
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
@@ -125,8 +126,8 @@ impl Door {
         }
     }
 
-    /// What epoll should watch for. Level-triggered, so a paused door must not ask for input. A closing door always reads, or a
-    /// peer that is stuck in writing would never come to read our last words.
+    /// What epoll should watch for. Level-triggered, so a paused door must not ask for input. A closing door
+    /// always reads, or a peer that is stuck in writing would never come to read our last words.
     pub(crate) fn interest(&self) -> u32 {
         let reads = !self.input_ended && (!self.paused || self.closing);
         let writes = self.unwritten.is_some();
@@ -139,7 +140,8 @@ impl Unwritten {
         Unwritten { batch, next: 0 }
     }
 
-    /// Hands bytes to the kernel until it has all or has no more room. Returns how many bytes went over and how far it came.
+    /// Hands bytes to the kernel until it has all or has no more room. Returns how many bytes went over and
+    /// how far it came.
     pub(crate) fn write_to(&mut self, stream: &TcpStream) -> io::Result<(u64, Progress)> {
         let mut total = 0;
         loop {
@@ -165,7 +167,8 @@ impl Unwritten {
             };
             total += written as u64;
             self.advance(written);
-            // A short write means that the kernel is full: waiting for EPOLLOUT saves a call that would only say so.
+            // A short write means that the kernel is full: waiting for EPOLLOUT saves a call that would only
+            // say so.
             if written < wanted {
                 return Ok((total, Progress::Blocked));
             }

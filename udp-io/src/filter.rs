@@ -1,8 +1,10 @@
-//! The steering rule as a classic BPF program, which the kernel runs for every datagram to pick a socket of the group.
+//! The steering rule as a classic BPF program, which the kernel runs for every datagram to pick a socket of
+//! the group.
 //!
-//! It sits below the ring: by the time a shard's socket is readable, the choice has been made. The program reads the UDP payload
-//! (offset 0 is its first byte), needs no privilege, and returns the index of a socket in the order in which they were bound. A
-//! result outside the group makes the kernel choose by the hash of the addresses.
+//! It sits below the ring: by the time a shard's socket is readable, the choice has been made. The program
+//! reads the UDP payload (offset 0 is its first byte), needs no privilege, and returns the index of a socket
+//! in the order in which they were bound. A result outside the group makes the kernel choose by the hash of
+//! the addresses.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,8 +21,9 @@ use crate::steer::{
 use crate::sys;
 
 impl Steering {
-    /// Attaches the rule to a UDP socket that has `SO_REUSEPORT` set. Done to the first socket of a group before it is bound, so
-    /// that no datagram is ever placed without it; the sockets that join later share it.
+    /// Attaches the rule to a UDP socket that has `SO_REUSEPORT` set. Done to the first socket of a group
+    /// before it is bound, so that no datagram is ever placed without it; the sockets that join later share
+    /// it.
     ///
     /// # Errors
     /// What the kernel says: `EINVAL` without `SO_REUSEPORT`.
@@ -44,8 +47,9 @@ impl Steering {
         program
     }
 
-    /// The arithmetic of [`Steering::shard_of_cid`] over the 8 payload bytes at `offset`. Word loads are big-endian. The program
-    /// has one accumulator, one index register and a scratch word, which holds the value while its shifted copy is made.
+    /// The arithmetic of [`Steering::shard_of_cid`] over the 8 payload bytes at `offset`. Word loads are
+    /// big-endian. The program has one accumulator, one index register and a scratch word, which holds the
+    /// value while its shifted copy is made.
     fn hash_at(&self, offset: u32) -> Vec<sock_filter> {
         let alu = |operation: u32, operand: u32| instruction(BPF_ALU | operation | BPF_K, operand);
         let fold = |shift: u32| {

@@ -1,9 +1,10 @@
 //! Groups of sockets that share a port, one per shard.
 //!
-//! A second process of the same user could join a `SO_REUSEPORT` group unnoticed and take a share of its packets. So the first
-//! member is bound *without* the option, which the kernel refuses if anyone else, sharing or not, holds the port; then the option is
-//! set on the bound socket, and the others join. There is no probe and no gap between probe and bind. A process that starts later
-//! with the option set can still join: the broker's lock on its data directory is what keeps a second broker out.
+//! A second process of the same user could join a `SO_REUSEPORT` group unnoticed and take a share of its
+//! packets. So the first member is bound *without* the option, which the kernel refuses if anyone else,
+//! sharing or not, holds the port; then the option is set on the bound socket, and the others join. There is
+//! no probe and no gap between probe and bind. A process that starts later with the option set can still
+//! join: the broker's lock on its data directory is what keeps a second broker out.
 
 use std::fmt;
 use std::io;
@@ -70,9 +71,9 @@ impl std::error::Error for BindError {
     }
 }
 
-/// Binds one UDP socket per shard to `addr`, the socket of shard `i` at index `i`, steered by connection ID from the first packet
-/// on. Port 0 lets the kernel choose one port for all. IPv6 sockets carry IPv6 only. Do not close one member alone: the kernel
-/// would renumber the others.
+/// Binds one UDP socket per shard to `addr`, the socket of shard `i` at index `i`, steered by connection ID
+/// from the first packet on. Port 0 lets the kernel choose one port for all. IPv6 sockets carry IPv6 only. Do
+/// not close one member alone: the kernel would renumber the others.
 ///
 /// # Errors
 /// [`BindError`]: the port is held by someone else, or the kernel refuses.
@@ -91,7 +92,8 @@ pub fn bind_udp_group(
         socket.set_send_buffer_size(buffers.send_bytes)?;
         socket.set_recv_buffer_size(buffers.receive_bytes)?;
         if is_first && shards > 1 {
-            // The kernel takes the program only from a socket that shares its port; binding alone comes after.
+            // The kernel takes the program only from a socket that shares its port; binding alone comes
+            // after.
             socket.set_reuse_port(true)?;
             steering.attach(&socket)?;
             socket.set_reuse_port(false)?;
@@ -102,8 +104,9 @@ pub fn bind_udp_group(
     Ok(sockets.into_iter().map(UdpSocket::from).collect())
 }
 
-/// Binds one TCP listener per shard to `addr`; the kernel spreads connections over them by the hash of the addresses. Port 0 lets
-/// the kernel choose one port for all. `backlog` connections may wait per listener (capped at `net.core.somaxconn`).
+/// Binds one TCP listener per shard to `addr`; the kernel spreads connections over them by the hash of the
+/// addresses. Port 0 lets the kernel choose one port for all. `backlog` connections may wait per listener
+/// (capped at `net.core.somaxconn`).
 ///
 /// # Errors
 /// [`BindError`]: the port is held by someone else, or the kernel refuses.
@@ -114,7 +117,8 @@ pub fn bind_tcp_group(addr: SocketAddr, shards: usize, backlog: u32) -> Result<V
     assert!(shards > 0, "a group has members");
     let prepare = |_| {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-        // A restart must not wait for the connections of the last run to time out; listeners still exclude each other.
+        // A restart must not wait for the connections of the last run to time out; listeners still exclude
+        // each other.
         socket.set_reuse_address(true)?;
         Ok(socket)
     };

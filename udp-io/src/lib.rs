@@ -9,14 +9,16 @@
 //!   eventfd                   ──read───────────► Ring::poll ──Sink::doorbell───────────► mailboxes
 //! ```
 //!
-//! A thread that serves a shard owns one [`Ring`] and nothing else of the operating system. Bytes come up through a [`Sink`];
-//! what the shard wants to say goes down by the ring's methods; nothing calls back in between. The surface speaks of completions,
-//! so the back end (here: epoll) can be changed behind it.
+//! A thread that serves a shard owns one [`Ring`] and nothing else of the operating system. Bytes come up
+//! through a [`Sink`]; what the shard wants to say goes down by the ring's methods; nothing calls back in
+//! between. The surface speaks of completions, so the back end (here: epoll) can be changed behind it.
 //!
-//! [`Steering`] is the rule by which connection IDs choose shards; [`bind_udp_group`] puts it into the kernel.
+//! [`Steering`] is the rule by which connection IDs choose shards; [`bind_udp_group`] puts it into the
+//! kernel.
 //!
-//! All memory is allocated when the ring is made or a door is opened, within the sizes of [`RingConfig`]; what does not fit is held
-//! back in the kernel (streams) or dropped and counted in [`Counters`] (datagrams). Linux only; `unsafe` is in `sys.rs` alone.
+//! All memory is allocated when the ring is made or a door is opened, within the sizes of [`RingConfig`];
+//! what does not fit is held back in the kernel (streams) or dropped and counted in [`Counters`] (datagrams).
+//! Linux only; `unsafe` is in `sys.rs` alone.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("quelea-udp-io speaks to the Linux kernel only");

@@ -1,4 +1,5 @@
-//! Who holds a port: a guess from `/proc`, for an error message. Only when binding has failed, so it may be slow.
+//! Who holds a port: a guess from `/proc`, for an error message. Only when binding has failed, so it may be
+//! slow.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,8 +11,8 @@ pub(crate) enum Transport {
     Tcp,
 }
 
-/// The process that has a socket on local port `port`, as `name (pid 123)`. `None` if there is none, or if it is another user's,
-/// whose descriptors we may not read.
+/// The process that has a socket on local port `port`, as `name (pid 123)`. `None` if there is none, or if it
+/// is another user's, whose descriptors we may not read.
 pub(crate) fn port_owner(transport: Transport, port: u16) -> Option<String> {
     let tables = match transport {
         Transport::Udp => ["/proc/net/udp", "/proc/net/udp6"],

@@ -5,7 +5,8 @@
 //! slots   |  name, control, length             | …
 //! ```
 //!
-//! One batch serves all UDP sockets of a ring, because what it holds is handed to the sink before the next call.
+//! One batch serves all UDP sockets of a ring, because what it holds is handed to the sink before the next
+//! call.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -30,8 +31,8 @@ impl ReceiveBatch {
         ReceiveBatch { arena, slot_bytes: config.receive_buffer_bytes, slots }
     }
 
-    /// Takes one batch from the socket and hands it to the sink. `overflows` is the kernel's running count of datagrams that this
-    /// socket had no room for. Returns how many datagrams were handed over.
+    /// Takes one batch from the socket and hands it to the sink. `overflows` is the kernel's running count of
+    /// datagrams that this socket had no room for. Returns how many datagrams were handed over.
     pub(crate) fn receive(
         &mut self,
         udp: UdpId,

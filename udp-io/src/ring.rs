@@ -1,16 +1,20 @@
 //! The ring: one shard's sockets behind one call, [`Ring::poll`].
 //!
-//! It sits between the kernel and the turn. Its surface speaks of completions (a datagram came, a write has been taken), not of
-//! readiness, so that an io_uring back end can stand behind the same methods; this one is epoll, `recvmmsg` and `sendmmsg`.
+//! It sits between the kernel and the turn. Its surface speaks of completions (a datagram came, a write has
+//! been taken), not of readiness, so that an io_uring back end can stand behind the same methods; this one is
+//! epoll, `recvmmsg` and `sendmmsg`.
 //!
 //! Invariants:
-//! * The sink is called only from within `poll`, and a call that the turn makes is never answered before the next `poll`.
-//! * A poll hands over a bounded batch: at most [`EVENTS_MAX`] descriptors, each with one receive, one read or a few accepts.
+//! * The sink is called only from within `poll`, and a call that the turn makes is never answered before the
+//!   next `poll`.
+//! * A poll hands over a bounded batch: at most [`EVENTS_MAX`] descriptors, each with one receive, one read
+//!   or a few accepts.
 //! * Nothing is allocated in a poll unless a connection is accepted.
 //!
-//! Why level-triggered: an edge obliges the reader to drain a descriptor before it may sleep, which is the opposite of a bounded
-//! batch; with levels what was left over is simply ready again, at the end of epoll's queue, behind its equals. The price, an
-//! `epoll_ctl` when reading is paused or a write is stuck, falls only on the slow.
+//! Why level-triggered: an edge obliges the reader to drain a descriptor before it may sleep, which is the
+//! opposite of a bounded batch; with levels what was left over is simply ready again, at the end of epoll's
+//! queue, behind its equals. The price, an `epoll_ctl` when reading is paused or a write is stuck, falls only
+//! on the slow.
 
 mod streams;
 
@@ -33,8 +37,9 @@ use streams::Streams;
 
 /// One shard's input and output. Used by one thread; it may be built on another.
 ///
-/// Call, in this order, once per turn: [`poll`](Ring::poll), then any of [`send`](Ring::send), [`write`](Ring::write),
-/// [`pause_read`](Ring::pause_read), [`close`](Ring::close), then [`flush`](Ring::flush).
+/// Call, in this order, once per turn: [`poll`](Ring::poll), then any of [`send`](Ring::send),
+/// [`write`](Ring::write), [`pause_read`](Ring::pause_read), [`close`](Ring::close), then
+/// [`flush`](Ring::flush).
 pub struct Ring {
     config: RingConfig,
     epoll: Epoll,
@@ -85,8 +90,9 @@ impl Ring {
         })
     }
 
-    /// Takes a bound UDP socket, for good. Sets it non-blocking and asks the kernel for everything the ring reports (trains, local
-    /// address, ECN, losses); switches fragmentation off without letting the kernel's path MTU guess stand in for QUIC's probes.
+    /// Takes a bound UDP socket, for good. Sets it non-blocking and asks the kernel for everything the ring
+    /// reports (trains, local address, ECN, losses); switches fragmentation off without letting the kernel's
+    /// path MTU guess stand in for QUIC's probes.
     ///
     /// # Errors
     /// What the kernel says of the socket.
@@ -95,7 +101,8 @@ impl Ring {
         let is_v6 = SockRef::from(&socket).domain()? == socket2::Domain::IPV6;
         socket.set_nonblocking(true)?;
         set_udp_options(&socket, is_v6, &self.config)?;
-        // Asking for no segmentation by default is harmless, and refused by kernels that have none (before 4.18).
+        // Asking for no segmentation by default is harmless, and refused by kernels that have none (before
+        // 4.18).
         let gso =
             self.config.gso && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
         let queue = SendQueue::new(self.config.send_arena_bytes, self.config.sends_queued_max, is_v6, gso);
@@ -116,8 +123,8 @@ impl Ring {
         Ok(ListenerId(index))
     }
 
-    /// Stops to accept and closes the listener; connections that wait in its backlog are reset. Its doors stay open. Does nothing
-    /// for a listener that was removed before.
+    /// Stops to accept and closes the listener; connections that wait in its backlog are reset. Its doors
+    /// stay open. Does nothing for a listener that was removed before.
     pub fn remove_listener(&mut self, listener: ListenerId) {
         // Closing the last descriptor of a socket takes it out of the epoll set.
         if let Some(listener) = self.listeners.get_mut(listener.index()) {
@@ -154,13 +161,15 @@ impl Ring {
         self.udp[udp.index()].socket.local_addr()
     }
 
-    /// Waits at most `wait` (`None`: for ever; zero: not at all) and hands one bounded batch of input to `sink`. Sends first what
-    /// is queued. May return early with nothing: a signal, a socket that became writable, an accept pause that ended.
+    /// Waits at most `wait` (`None`: for ever; zero: not at all) and hands one bounded batch of input to
+    /// `sink`. Sends first what is queued. May return early with nothing: a signal, a socket that became
+    /// writable, an accept pause that ended.
     ///
     /// Returns how many times the sink was called.
     ///
     /// # Errors
-    /// Only those of waiting itself, which mean that the ring is broken. What happens to a socket goes to the sink or is counted.
+    /// Only those of waiting itself, which mean that the ring is broken. What happens to a socket goes to the
+    /// sink or is counted.
     pub fn poll(&mut self, wait: Option<Duration>, sink: &mut impl Sink) -> io::Result<usize> {
         self.flush()?;
         // Also when there is no time to wait: a busy ring must come back to accepting, too.
@@ -205,8 +214,9 @@ impl Ring {
         Ok(self.batch.receive(UdpId(index), socket, &mut udp.overflows, &mut self.counters, sink))
     }
 
-    /// Queues datagrams to one destination: a train if `segment_bytes` is given. Copies them into the send arena; if neither the
-    /// arena nor the kernel has room they are dropped and counted, for QUIC sends again.
+    /// Queues datagrams to one destination: a train if `segment_bytes` is given. Copies them into the send
+    /// arena; if neither the arena nor the kernel has room they are dropped and counted, for QUIC sends
+    /// again.
     ///
     /// # Panics
     /// If `contents` is empty, `segment_bytes` is 0, or `udp` is of another ring.
@@ -215,7 +225,8 @@ impl Ring {
         udp.queue.push(udp.socket.as_fd(), transmit, &mut self.counters);
     }
 
-    /// Hands what is queued to the kernel. What a full socket does not take stays queued and is sent when there is room.
+    /// Hands what is queued to the kernel. What a full socket does not take stays queued and is sent when
+    /// there is room.
     ///
     /// # Errors
     /// Only if the kernel refuses to watch a socket, which means that the ring is broken.
@@ -228,16 +239,18 @@ impl Ring {
         Ok(())
     }
 
-    /// Starts to write a batch to a door. [`Sink::written`] tells, in a later poll, when the kernel has all of it. Does nothing if
-    /// the door is gone or closing.
+    /// Starts to write a batch to a door. [`Sink::written`] tells, in a later poll, when the kernel has all
+    /// of it. Does nothing if the door is gone or closing.
     ///
     /// # Panics
-    /// If a write is in flight on this door: there is one at a time, so that what waits, waits where fairness can be decided.
+    /// If a write is in flight on this door: there is one at a time, so that what waits, waits where fairness
+    /// can be decided.
     pub fn write(&mut self, door: DoorId, data: WriteBatch) {
         self.streams.write(&self.epoll, door, data, &mut self.counters);
     }
 
-    /// Stops to read from a door: the kernel's buffer fills and the peer is held back. Does nothing if the door is gone.
+    /// Stops to read from a door: the kernel's buffer fills and the peer is held back. Does nothing if the
+    /// door is gone.
     pub fn pause_read(&mut self, door: DoorId) {
         self.streams.set_paused(&self.epoll, door, true);
     }
@@ -247,9 +260,8 @@ impl Ring {
         self.streams.set_paused(&self.epoll, door, false);
     }
 
-    /// Closes a door; nothing more is said of it than the end of a [`Close::Flush`]. Its name stays good for [`Close::Abort`], to
-    /// end one that lingers.
-    /// Does nothing if the door is gone.
+    /// Closes a door; nothing more is said of it than the end of a [`Close::Flush`]. Its name stays good for
+    /// [`Close::Abort`], to end one that lingers. Does nothing if the door is gone.
     pub fn close(&mut self, door: DoorId, how: Close) {
         self.streams.close(&self.epoll, door, how, &mut self.counters);
     }
@@ -351,7 +363,8 @@ fn index_of_next(length: usize) -> io::Result<u32> {
     Ok(length as u32)
 }
 
-/// Errors of `accept` that speak of a connection that died in the backlog (accept(2), "Error handling"), or of a signal.
+/// Errors of `accept` that speak of a connection that died in the backlog (accept(2), "Error handling"), or
+/// of a signal.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM,
@@ -374,7 +387,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-// Tokens: the low 32 bits of a door's name are its slot, below 2^24; what is not a door has its kind in the top bits.
+// Tokens: the low 32 bits of a door's name are its slot, below 2^24; what is not a door has its kind in the
+// top bits.
 const KIND_MASK: u32 = 0xc000_0000;
 const UDP_TOKEN: u32 = 0x4000_0000;
 const LISTENER_TOKEN: u32 = 0x8000_0000;
@@ -386,5 +400,6 @@ const SOCKETS_MAX: usize = 1 << 16;
 const EVENTS_MAX: usize = 256;
 /// Connections accepted from one listener per poll.
 const ACCEPTS_MAX: usize = 32;
-/// How long a listener rests when descriptors have run out: long enough to cost nothing, short enough for a client to wait.
+/// How long a listener rests when descriptors have run out: long enough to cost nothing, short enough for a
+/// client to wait.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

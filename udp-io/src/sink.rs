@@ -1,4 +1,5 @@
-//! What crosses the ring's surface: names of things, datagrams in both directions, and the sink that takes completions.
+//! What crosses the ring's surface: names of things, datagrams in both directions, and the sink that takes
+//! completions.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,12 +11,13 @@ use smallvec::SmallVec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UdpId(pub(crate) u32);
 
-/// A listener of a ring. Numbered from 0 in the order of [`Ring::add_listener`](crate::Ring::add_listener); never used again.
+/// A listener of a ring. Numbered from 0 in the order of [`Ring::add_listener`](crate::Ring::add_listener);
+/// never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ListenerId(pub(crate) u32);
 
-/// A byte stream of a ring. Holds a generation, so that the name of a door that is gone never means its successor: calls with it
-/// do nothing.
+/// A byte stream of a ring. Holds a generation, so that the name of a door that is gone never means its
+/// successor: calls with it do nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DoorId(pub(crate) u64);
 
@@ -55,7 +57,8 @@ impl From<DoorId> for u64 {
     }
 }
 
-/// For layers that carry the name as a number. A number that was never a door's is as harmless as a stale name.
+/// For layers that carry the name as a number. A number that was never a door's is as harmless as a stale
+/// name.
 impl From<u64> for DoorId {
     fn from(number: u64) -> DoorId {
         DoorId(number)
@@ -100,9 +103,10 @@ pub struct Outgoing<'a> {
 /// How to close a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// Finish the write in flight, send FIN, throw away what still arrives until the peer's FIN, then close. Closing earlier with
-    /// unread input would reset the connection and could take the last words with it. [`Closed::Flushed`] tells the end. The
-    /// caller keeps a deadline and ends a door that lingers by [`Close::Abort`].
+    /// Finish the write in flight, send FIN, throw away what still arrives until the peer's FIN, then close.
+    /// Closing earlier with unread input would reset the connection and could take the last words with it.
+    /// [`Closed::Flushed`] tells the end. The caller keeps a deadline and ends a door that lingers by
+    /// [`Close::Abort`].
     Flush,
     /// Close at once with RST; what is unsent is lost.
     Abort,
@@ -111,16 +115,18 @@ pub enum Close {
 /// Why a door's input ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
-    /// The peer's FIN: nothing more will be read. The door stays open for writing until it is closed by us; a `Reset` may follow.
+    /// The peer's FIN: nothing more will be read. The door stays open for writing until it is closed by us; a
+    /// `Reset` may follow.
     EndOfStream,
     /// The connection is gone, and the door's name with it. What was in flight is lost.
     Reset(io::ErrorKind),
-    /// [`Close::Flush`] is done: the peer has ended its side too, or the connection is gone. So is the door's name.
+    /// [`Close::Flush`] is done: the peer has ended its side too, or the connection is gone. So is the
+    /// door's name.
     Flushed,
 }
 
-/// Takes what a [`Ring`](crate::Ring) has to tell. Called only from within [`Ring::poll`](crate::Ring::poll), in no particular
-/// order between sockets and doors, in order of occurrence for each.
+/// Takes what a [`Ring`](crate::Ring) has to tell. Called only from within [`Ring::poll`](crate::Ring::poll),
+/// in no particular order between sockets and doors, in order of occurrence for each.
 ///
 /// ```text
 ///            ┌───────────────────────── bytes* ─────────────────────────┐
@@ -128,7 +134,8 @@ pub enum Closed {
 ///            └── written (one for each write) … until close() or Reset ─┘                         └── closed(Reset)
 /// ```
 ///
-/// After [`Close::Abort`] nothing more is said of a door; after [`Close::Flush`] only `closed(Flushed)`, when it is gone.
+/// After [`Close::Abort`] nothing more is said of a door; after [`Close::Flush`] only `closed(Flushed)`, when
+/// it is gone.
 pub trait Sink {
     /// A datagram arrived.
     fn datagram(&mut self, datagram: Datagram<'_>);

@@ -1,12 +1,15 @@
-//! The kernel's door: every system call that the standard library and `socket2` do not wrap. All `unsafe` of this crate is here.
+//! The kernel's door: every system call that the standard library and `socket2` do not wrap. All `unsafe` of
+//! this crate is here.
 //!
-//! **What memory, owned by whom, when.** All memory lent to the kernel is borrowed by a function of this file for the length of
-//! one synchronous call: the headers, vectors and events lie on its stack or in a slice it holds by `&mut`; names, control
-//! messages and contents in slices it holds by reference. The call returns before the borrow ends and the kernel keeps no pointer
-//! behind it, so there is never a second writer. Nothing here is stored, which is why the ring can move between threads before
-//! it starts. Descriptors are owned by `OwnedFd`s (or the standard library's sockets) and only borrowed here.
+//! **What memory, owned by whom, when.** All memory lent to the kernel is borrowed by a function of this file
+//! for the length of one synchronous call: the headers, vectors and events lie on its stack or in a slice it
+//! holds by `&mut`; names, control messages and contents in slices it holds by reference. The call returns
+//! before the borrow ends and the kernel keeps no pointer behind it, so there is never a second writer.
+//! Nothing here is stored, which is why the ring can move between threads before it starts. Descriptors are
+//! owned by `OwnedFd`s (or the standard library's sockets) and only borrowed here.
 //!
-//! Why `libc` and not `rustix`: `recvmmsg` with control messages is not wrapped there, and that is most of this file.
+//! Why `libc` and not `rustix`: `recvmmsg` with control messages is not wrapped there, and that is most of
+//! this file.
 #![allow(unsafe_code)]
 // The widths of `msghdr`'s fields differ between C libraries: a cast that is idle here is needed there.
 #![allow(clippy::unnecessary_cast)]
@@ -22,8 +25,9 @@ use libc::{c_int, c_void};
 use crate::address::NAME_BYTES_MAX;
 use crate::control::INCOMING_BYTES_MAX;
 
-/// The most headers that one `recvmmsg` or `sendmmsg` carries. They are laid out on the stack anew for each call (5 KiB), which is
-/// cheap beside the 0.7 to 2.5 µs that the kernel takes per datagram, and leaves no self-referential memory behind.
+/// The most headers that one `recvmmsg` or `sendmmsg` carries. They are laid out on the stack anew for each
+/// call (5 KiB), which is cheap beside the 0.7 to 2.5 µs that the kernel takes per datagram, and leaves no
+/// self-referential memory behind.
 pub(crate) const BATCH_MAX: usize = 64;
 
 /// Sets an integer socket option.
@@ -43,7 +47,8 @@ pub(crate) fn attach_reuseport_filter(
 ) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
-    // SAFETY: `program` points to `length` live instructions; the kernel copies them during the call and does not write to them.
+    // SAFETY: `program` points to `length` live instructions; the kernel copies them during the call and does
+    // not write to them.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
@@ -67,7 +72,8 @@ pub(crate) fn event_counter() -> io::Result<OwnedFd> {
 /// An epoll instance, level-triggered throughout.
 pub(crate) struct Epoll {
     fd: OwnedFd,
-    /// False once the kernel has said that it lacks `epoll_pwait2` (before Linux 5.11): timeouts are then whole milliseconds.
+    /// False once the kernel has said that it lacks `epoll_pwait2` (before Linux 5.11): timeouts are then
+    /// whole milliseconds.
     fine_timeouts: bool,
 }
 
@@ -125,7 +131,8 @@ impl Epoll {
             .map(drop)
     }
 
-    /// Waits for readiness, at most `timeout` (`None`: for ever). An interrupting signal counts as nothing ready.
+    /// Waits for readiness, at most `timeout` (`None`: for ever). An interrupting signal counts as nothing
+    /// ready.
     pub(crate) fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<usize> {
         let result = if self.fine_timeouts {
             self.wait_fine(events, timeout)
@@ -148,8 +155,8 @@ impl Epoll {
             nanoseconds: i64::from(timeout.subsec_nanos()),
         });
         let timeout = timeout.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: `events.room` is writable for as many events as are named and held by `&mut`; `timeout` is null or points to a
-        // live value; no signal mask is given.
+        // SAFETY: `events.room` is writable for as many events as are named and held by `&mut`; `timeout` is
+        // null or points to a live value; no signal mask is given.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_epoll_pwait2,
@@ -208,8 +215,8 @@ impl Slot {
     }
 }
 
-/// Receives at most one datagram or train per slot, into the part of `arena` of the same index and `slot_bytes` length. Does not
-/// wait. Returns how many slots were filled.
+/// Receives at most one datagram or train per slot, into the part of `arena` of the same index and
+/// `slot_bytes` length. Does not wait. Returns how many slots were filled.
 pub(crate) fn receive_batch(
     socket: BorrowedFd<'_>,
     arena: &mut [u8],
@@ -232,8 +239,9 @@ pub(crate) fn receive_batch(
         header.msg_control = slot.control.as_mut_ptr().cast::<c_void>();
         header.msg_controllen = INCOMING_BYTES_MAX as _;
     }
-    // SAFETY: the first `count` headers point to names, control room and vectors that are live, writable and disjoint (each
-    // header has its own slot and its own chunk of the arena, both held by `&mut`), with their true lengths.
+    // SAFETY: the first `count` headers point to names, control room and vectors that are live, writable and
+    // disjoint (each header has its own slot and its own chunk of the arena, both held by `&mut`), with their
+    // true lengths.
     let result = unsafe {
         let flags = libc::MSG_DONTWAIT as _;
         libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags, ptr::null_mut())
@@ -260,7 +268,8 @@ impl Packet<'_> {
     pub(crate) const EMPTY: Packet<'static> = Packet { name: &[], control: &[], contents: &[] };
 }
 
-/// Sends the packets in order, as many as the kernel takes without waiting. An error speaks of the first packet.
+/// Sends the packets in order, as many as the kernel takes without waiting. An error speaks of the first
+/// packet.
 pub(crate) fn send_batch(socket: BorrowedFd<'_>, packets: &[Packet<'_>]) -> io::Result<usize> {
     let count = packets.len();
     assert!(count <= BATCH_MAX, "more packets than headers");
@@ -282,8 +291,8 @@ pub(crate) fn send_batch(socket: BorrowedFd<'_>, packets: &[Packet<'_>]) -> io::
             header.msg_controllen = packet.control.len() as _;
         }
     }
-    // SAFETY: the first `count` headers point to live slices with their true lengths; sending reads them and writes only
-    // `msg_len` of the headers, which this function owns.
+    // SAFETY: the first `count` headers point to live slices with their true lengths; sending reads them and
+    // writes only `msg_len` of the headers, which this function owns.
     let result = unsafe {
         let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
         libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags)

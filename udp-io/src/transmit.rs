@@ -6,8 +6,9 @@
 //!             ^ cursor: entry and offset of the next byte the kernel has not taken
 //! ```
 //!
-//! The arena belongs to this queue alone; the kernel reads it only within `sendmmsg` and copies. When the socket has no room, what
-//! is queued stays, and what comes after finds less and less room until it is dropped and counted: QUIC sends again.
+//! The arena belongs to this queue alone; the kernel reads it only within `sendmmsg` and copies. When the
+//! socket has no room, what is queued stays, and what comes after finds less and less room until it is
+//! dropped and counted: QUIC sends again.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -126,7 +127,8 @@ impl SendQueue {
         self.queued.len() < self.queued_max && self.arena.len() - self.used >= bytes
     }
 
-    /// Sends what is queued until the kernel has no more room. Cheap when nothing is queued or the socket is known to be full.
+    /// Sends what is queued until the kernel has no more room. Cheap when nothing is queued or the socket is
+    /// known to be full.
     pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>, counters: &mut Counters) {
         // An error of ICMP is about an earlier datagram, so the one that met it is tried again, once.
         let mut retried = None;
@@ -251,8 +253,8 @@ mod tests {
     use super::*;
     use crate::sink::UdpId;
 
-    /// Loopback takes every UDP datagram at once. A pair of Unix sockets holds back as a full device does, and its datagrams need
-    /// no name.
+    /// Loopback takes every UDP datagram at once. A pair of Unix sockets holds back as a full device does,
+    /// and its datagrams need no name.
     struct Held {
         queue: SendQueue,
         near: UnixDatagram,

@@ -18,7 +18,8 @@ use crate::sys::Epoll;
 
 pub(super) struct Streams {
     doors: Doors,
-    /// Doors with a report that a call other than `poll` left behind. Each door is in it at most once; names may be stale.
+    /// Doors with a report that a call other than `poll` left behind. Each door is in it at most once; names
+    /// may be stale.
     due: VecDeque<DoorId>,
     read_buffer: Box<[u8]>,
     send_buffer: Option<usize>,
@@ -44,7 +45,8 @@ impl Streams {
         !self.due.is_empty()
     }
 
-    /// Makes an accepted connection a door; beyond `doors_max` it is reset at once, so that its peer need not wait to know.
+    /// Makes an accepted connection a door; beyond `doors_max` it is reset at once, so that its peer need not
+    /// wait to know.
     pub(super) fn open_door(
         &mut self,
         epoll: &Epoll,
@@ -121,7 +123,7 @@ impl Streams {
         counters: &mut Counters,
         sink: &mut impl Sink,
     ) -> io::Result<usize> {
-        // The door may have gone earlier in the same batch of events, or its failure may already wait to be reported.
+        // The door may have gone earlier in the same batch of events, or its end may already wait to be reported.
         let Some(door) = self.doors.get(id).filter(|door| door.failed.is_none() && !door.flushed) else {
             return Ok(0);
         };
@@ -135,7 +137,8 @@ impl Streams {
         if reads && (broken || flags & EPOLLIN as u32 != 0) {
             handed += self.read(id, counters, sink);
         } else if broken && !reads {
-            // With reading paused or ended only a dead connection hangs up: levels would repeat it without end.
+            // With reading paused or ended only a dead connection hangs up: levels would repeat it without
+            // end.
             let error = door.stream.take_error().ok().flatten();
             handed += self.fail(
                 id,
@@ -175,7 +178,8 @@ impl Streams {
         }
     }
 
-    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way out.
+    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way
+    /// out.
     fn end_flush(&mut self, id: DoorId) {
         let Some(door) = self.doors.get(id).filter(|door| door.unwritten.is_none()) else { return };
         door.flushed = true;

@@ -1,4 +1,5 @@
-//! A process that runs out of descriptors: accepting pauses, nothing spins, and it goes on when some are free again.
+//! A process that runs out of descriptors: accepting pauses, nothing spins, and it goes on when some are free
+//! again.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +10,8 @@ use quelea_udp_io::{Close, RingConfig};
 
 use super::{DEADLINE, Heard, poll_until, poll_until_ring, ring_with_listener};
 
-/// Runs the server below in a process that may have few descriptors, and connects more clients than it can take.
+/// Runs the server below in a process that may have few descriptors, and connects more clients than it can
+/// take.
 #[test]
 fn a_ring_without_descriptors_pauses_and_recovers() {
     let mut server = Command::new("sh")
@@ -31,7 +33,8 @@ fn a_ring_without_descriptors_pauses_and_recovers() {
     assert_eq!(clients.len(), CLIENT_COUNT);
 }
 
-/// The other half of the test above. Without its variable in the environment it serves one client of its own, unhindered.
+/// The other half of the test above. Without its variable in the environment it serves one client of its own,
+/// unhindered.
 #[test]
 fn serves_clients() {
     let (mut ring, _, address) = ring_with_listener(&RingConfig::default());

@@ -67,7 +67,8 @@ fn the_pieces_of_a_batch_leave_in_order_and_empty_ones_do_no_harm() {
     assert_eq!(seen, expected);
 }
 
-/// `written` comes only when the kernel has all of it, which with its small buffers means that the reader has most of it.
+/// `written` comes only when the kernel has all of it, which with its small buffers means that the reader has
+/// most of it.
 #[test]
 fn a_large_write_completes_only_when_a_slow_reader_has_taken_it() {
     const LENGTH: usize = 4 << 20;
@@ -244,6 +245,20 @@ fn flush_delivers_all_that_was_in_flight_before_the_fin() {
     assert_eq!(ring.counters().door_bytes_discarded, 13);
     assert!(heard.written.is_empty() && heard.bytes.is_empty(), "silence after close");
     assert_eq!(heard.closed, [(door, Closed::Flushed)], "but for its end");
+}
+
+#[test]
+fn a_write_that_was_taken_is_not_told_after_close() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    ring.write(door, batch(b"goodbye"));
+    ring.close(door, Close::Flush);
+    let mut seen = Vec::new();
+    client.read_to_end(&mut seen).unwrap();
+    assert_eq!(seen, b"goodbye");
+    drop(client);
+    poll_until(&mut ring, &mut heard, "the end of the door", |heard| !heard.closed.is_empty());
+    assert_eq!((heard.closed_as(door), ring.doors_open()), (vec![Closed::Flushed], 0));
+    assert!(heard.written.is_empty());
 }
 
 #[test]

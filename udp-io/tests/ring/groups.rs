@@ -36,7 +36,8 @@ fn ipv6_members_carry_ipv6_only() {
     assert!(members.iter().all(|member| SockRef::from(member).only_v6().unwrap()));
 }
 
-/// The holder is a group of the same user with the option set: joining it would be allowed, and must not happen.
+/// The holder is a group of the same user with the option set: joining it would be allowed, and must not
+/// happen.
 #[test]
 fn a_group_does_not_join_another_one() {
     for shards in [1, 3] {
@@ -85,7 +86,8 @@ fn a_port_in_use_names_its_owner() {
     udp_group(loopback(port), 2).expect("free again");
 }
 
-/// The other half of the test above; without its variable in the environment it checks that a lone socket can be had.
+/// The other half of the test above; without its variable in the environment it checks that a lone socket can
+/// be had.
 #[test]
 fn holds_a_port_until_its_input_ends() {
     let socket = UdpSocket::bind(loopback(0)).unwrap();
