@@ -52,7 +52,7 @@ impl TcpClient {
 }
 
 /// A TCP connection whose reads are bounded in time.
-pub(crate) fn dial(address: SocketAddr) -> TcpStream {
+fn dial(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_nodelay(true).unwrap();
@@ -64,10 +64,11 @@ impl<S: Read + Write> Client<S> {
     pub(crate) fn introduce(stream: S, connect: Connect<'_>) -> Self {
         let mut client = Self { stream, input: BytesMut::new(), id: PacketId::MIN };
         client.send(&Packet::Connect(connect));
-        client.expect("CONNACK", |packet| match packet {
-            Packet::ConnAck(ack) => Some(assert_eq!(ack.reason, ReasonCode::SUCCESS)),
+        let reason = client.expect("CONNACK", |packet| match packet {
+            Packet::ConnAck(ack) => Some(ack.reason),
             _ => None,
         });
+        assert_eq!(reason, ReasonCode::SUCCESS);
         client
     }
 
@@ -75,10 +76,11 @@ impl<S: Read + Write> Client<S> {
         let filter = SubscribeFilter::parse(filter, 128).unwrap();
         let wanted = [RequestedSubscription::new(filter, SubscriptionOptions::with_qos(qos))];
         self.send(&Packet::Subscribe(Subscribe::new(self.id, &wanted)));
-        self.expect("SUBACK", |packet| match packet {
-            Packet::SubAck(ack) => Some(assert_eq!(ack.reasons, [qos.as_u8()])),
+        let reasons = self.expect("SUBACK", |packet| match packet {
+            Packet::SubAck(ack) => Some(ack.reasons.to_vec()),
             _ => None,
         });
+        assert_eq!(reasons, [qos.as_u8()]);
     }
 
     /// Publishes and waits until the broker has accepted it.
@@ -89,28 +91,25 @@ impl<S: Read + Write> Client<S> {
         self.send(&Packet::Publish(publish));
         match message.qos {
             QoS::AtMostOnce => {}
-            QoS::AtLeastOnce => self.expect_ack(AckKind::PubAck),
+            QoS::AtLeastOnce => self.expect_ack(AckKind::PubAck, self.id),
             QoS::ExactlyOnce => {
-                self.expect_ack(AckKind::PubRec);
+                self.expect_ack(AckKind::PubRec, self.id);
                 self.send(&Packet::PubRel(Ack::new(self.id, ReasonCode::SUCCESS)));
-                self.expect_ack(AckKind::PubComp);
+                self.expect_ack(AckKind::PubComp, self.id);
             }
         }
     }
 
-    fn expect_ack(&mut self, kind: AckKind) {
-        let id = self.id;
-        self.expect("an acknowledgement", |packet| {
-            let ack = match (kind, packet) {
-                (AckKind::PubAck, Packet::PubAck(ack))
-                | (AckKind::PubRec, Packet::PubRec(ack))
-                | (AckKind::PubRel, Packet::PubRel(ack))
-                | (AckKind::PubComp, Packet::PubComp(ack)) => ack,
-                _ => return None,
-            };
-            assert_eq!(ack.packet_id, id);
-            Some(assert!(!ack.reason.is_error(), "{:?}", ack.reason))
+    fn expect_ack(&mut self, kind: AckKind, id: PacketId) {
+        let (acknowledged, reason) = self.expect("an acknowledgement", |packet| match (kind, packet) {
+            (AckKind::PubAck, Packet::PubAck(ack))
+            | (AckKind::PubRec, Packet::PubRec(ack))
+            | (AckKind::PubRel, Packet::PubRel(ack))
+            | (AckKind::PubComp, Packet::PubComp(ack)) => Some((ack.packet_id, ack.reason)),
+            _ => None,
         });
+        assert_eq!(acknowledged, id);
+        assert!(!reason.is_error(), "{reason:?}");
     }
 
     /// Receives the next message and acknowledges it to the end.
@@ -130,10 +129,7 @@ impl<S: Read + Write> Client<S> {
             self.send(&Packet::PubAck(ack));
         } else {
             self.send(&Packet::PubRec(ack));
-            self.expect("PUBREL", |packet| match packet {
-                Packet::PubRel(release) => Some(assert_eq!(release.packet_id, id)),
-                _ => None,
-            });
+            self.expect_ack(AckKind::PubRel, id);
             self.send(&Packet::PubComp(ack));
         }
         message
