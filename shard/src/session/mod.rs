@@ -51,7 +51,7 @@ impl Subscription {
 }
 
 /// Where the session stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Presence {
     /// A client is connected.
     Online {
@@ -69,6 +69,8 @@ pub enum Presence {
         link: LinkKey,
         /// Shards that have marked.
         marked: ShardSet,
+        /// What the old owner has sent of it, while marks are still on their way.
+        value: Option<Box<Session>>,
     },
     /// It is moving away: messages are taken from the shards that have not marked the old path yet.
     Leaving {

@@ -154,7 +154,7 @@ impl Shard {
         match self.session_of(&identity.client_id) {
             Some(session) => self.connected(now, key, session, true),
             None => {
-                let session = self.open_session(identity, Presence::Offline { expires: None });
+                let session = self.open_session(&identity, Presence::Offline { expires: None });
                 self.connected(now, key, session, false);
             }
         }

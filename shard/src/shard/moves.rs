@@ -74,12 +74,12 @@ impl Shard {
         &mut self,
         now: Instant,
         old: ShardId,
-        next: Arc<Identity>,
+        next: &Arc<Identity>,
         link: LinkKey,
         subscriptions: Vec<(Arc<str>, Subscription)>,
     ) {
-        let presence = Presence::Arriving { link, marked: ShardSet::default() };
-        let key = self.open_session(Arc::clone(&next), presence);
+        let presence = Presence::Arriving { link, marked: ShardSet::default(), value: None };
+        let key = self.open_session(next, presence);
         for (text, how) in subscriptions {
             self.subscribe_arriving(key, &text, how);
             self.sessions[key].subscriptions.insert(text, how);
@@ -87,11 +87,11 @@ impl Shard {
         // The announcement must be on its way before the cut.
         self.announce();
         for to in self.others() {
-            let cut = Control::Cut { identity: Arc::clone(&next), old };
+            let cut = Control::Cut { identity: Arc::clone(next), old };
             self.send_control(to, cut);
         }
-        self.send_deliver(old, Deliver::Mark { identity: Arc::clone(&next) });
-        self.on_mark(now, self.id, &next);
+        self.send_deliver(old, Deliver::Mark { identity: Arc::clone(next) });
+        self.on_mark(now, self.id, next);
     }
 
     fn subscribe_arriving(&mut self, key: SessionKey, text: &Arc<str>, how: Subscription) {
@@ -125,6 +125,7 @@ impl Shard {
         match &mut session.presence {
             Presence::Arriving { marked, .. } if session.identity.epoch == identity.epoch => {
                 marked.insert(from);
+                self.finish_arrival_if_marked(now, key);
             }
             Presence::Leaving { marked, next, .. } if next.epoch == identity.epoch => {
                 marked.insert(from);
@@ -152,13 +153,26 @@ impl Shard {
         self.send_control(to, Control::MoveEnd { next, session: Box::new(session) });
     }
 
-    /// From the old owner: what the session held goes in front of what was collected here.
-    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, value: Session) {
+    /// From the old owner: what the session held.
+    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, session: Box<Session>) {
         let key = self.session_of(&next.client_id).expect("a session arrives before it has arrived");
-        let arriving = &mut self.sessions[key];
-        let Presence::Arriving { link, .. } = arriving.presence else {
+        let Presence::Arriving { value, .. } = &mut self.sessions[key].presence else {
             unreachable!("nothing else happens to a session that arrives");
         };
+        *value = Some(session);
+        self.finish_arrival_if_marked(now, key);
+    }
+
+    /// What the old owner held goes in front of what was collected here, once no shard will say any more about the
+    /// time before its mark.
+    fn finish_arrival_if_marked(&mut self, now: Instant, key: SessionKey) {
+        let arriving = &mut self.sessions[key];
+        let Presence::Arriving { link, marked, value } = &mut arriving.presence else { return };
+        if marked.len() < self.shards {
+            return;
+        }
+        let Some(value) = value.take() else { return };
+        let link = *link;
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
         arriving.outbound.append(collected);
         arriving.inbound = value.inbound;
@@ -167,7 +181,8 @@ impl Shard {
         arriving.will = value.will;
         arriving.replays = value.replays;
         arriving.presence = Presence::Offline { expires: sessions::expiry(now, value.expiry_s) };
-        self.send_control(self.home_of(&next.client_id), Control::Settled { identity: Arc::clone(next) });
+        let next = Arc::clone(&arriving.identity);
+        self.send_control(self.home_of(&next.client_id), Control::Settled { identity: next });
         if self.is_claiming(link) {
             self.connected(now, link, key, true);
         } else {

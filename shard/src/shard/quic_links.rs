@@ -59,12 +59,12 @@ impl Shard {
     /// Acts on everything that the QUIC half has to tell.
     pub(super) fn quic_events(&mut self, now: Instant) {
         while let Some(event) = self.quic.as_mut().and_then(Quic::poll_event) {
-            self.on_quic_event(now, event);
+            self.on_quic_event(now, &event);
         }
     }
 
-    fn on_quic_event(&mut self, now: Instant, event: QuicEvent) {
-        match event {
+    fn on_quic_event(&mut self, now: Instant, event: &QuicEvent) {
+        match *event {
             QuicEvent::Connected { conn, peer, .. } => {
                 match self.open_link(now, Carrier::Stream(conn, CONTROL), peer) {
                     Some(key) => {
@@ -204,10 +204,11 @@ impl Shard {
         if link.reading_paused && !link.is_held() && link.output.unsent_bytes() == 0 {
             self.resume_input(now, key);
         }
-        if let Some(session) = self.links.get(key).and_then(crate::link::Link::session) {
-            if self.sessions[session].outbound.has_work() && self.links[key].has_room() {
-                self.list_session(session);
-            }
+        if let Some(session) = self.links.get(key).and_then(crate::link::Link::session)
+            && self.sessions[session].outbound.has_work()
+            && self.links[key].has_room()
+        {
+            self.list_session(session);
         }
     }
 

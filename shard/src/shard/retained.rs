@@ -50,12 +50,12 @@ impl Shard {
         from: ShardId,
         session: SessionKey,
         filter: &str,
-        after: Option<Box<str>>,
+        after: Option<&str>,
         messages_max: u16,
     ) {
         let filter = TopicFilter::new(filter, usize::MAX).expect("checked when it was subscribed to");
         let mut found: Vec<Message> = Vec::with_capacity(usize::from(messages_max));
-        let after = self.retained.walk(filter, after.as_deref(), PULL_STEPS_MAX, |_, message| {
+        let after = self.retained.walk(filter, after, PULL_STEPS_MAX, |_, message| {
             if !message.is_expired(now) {
                 found.push(Arc::clone(message));
             }

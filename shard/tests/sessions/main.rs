@@ -1,0 +1,10 @@
+//! Sessions through the shard's surface: bytes in, bytes out, on a clock that the test moves.
+
+mod across;
+mod bed;
+mod connect;
+mod publish;
+mod resume;
+mod retained;
+mod share;
+mod slow;
