@@ -29,7 +29,8 @@ impl QuicStream {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (endpoint, connection, (send, receive)) = runtime.block_on(async {
-            let mut endpoint = quinn::Endpoint::client(any_port()).unwrap();
+            let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let mut endpoint = quinn::Endpoint::client(unspecified.parse().unwrap()).unwrap();
             endpoint.set_default_client_config(client_config(trusted, alpn));
             let connecting = endpoint.connect(address, "localhost").unwrap();
             let connection = timeout(PATIENCE, connecting).await.unwrap().unwrap();
@@ -116,6 +117,24 @@ fn quic_and_tcp_clients_hear_one_another() {
         }
         over_quic.disconnect();
         over_tcp.disconnect();
+    }
+}
+
+#[test]
+fn each_address_answers_for_itself() {
+    let served = serve_with(|config| {
+        let addresses = ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"];
+        config.quic.listen = addresses.map(|address| address.parse().unwrap()).into();
+    });
+    let trusted = served.broker.certificate().unwrap().leaf().clone().into_owned();
+    let mut watcher = served.client("watcher");
+    watcher.subscribe("hello", QoS::AtLeastOnce);
+    for &address in served.broker.quic_addresses() {
+        let stream = QuicStream::open(address, &trusted, "mqtt");
+        let mut client = Client::introduce(stream, Connect::new(Version::V5, "client"));
+        let sent = message("hello", address.to_string().as_bytes(), QoS::AtLeastOnce);
+        client.publish(&sent);
+        assert_eq!(watcher.message(), sent);
     }
 }
 
