@@ -69,7 +69,10 @@ impl ShardThreads {
     pub(crate) fn spawn(&mut self, orders: Sender<ShardOrder>, parts: ThreadParts) -> io::Result<()> {
         let index = parts.shard.id.index();
         let bell = parts.driver.bells[index].clone();
-        let run = move || ShardThread::new(parts).run();
+        let run = move || {
+            let _guard = StopProcess;
+            ShardThread::new(parts).run();
+        };
         let thread = std::thread::Builder::new().name(format!("quelea-{index}")).spawn(run)?;
         self.handles.push(ShardHandle { orders, bell, thread: Some(thread) });
         Ok(())
@@ -149,7 +152,6 @@ impl ShardThread {
     }
 
     fn run(mut self) {
-        let _guard = StopProcess;
         let mut turn = Turn::new();
         while !self.driver.asked.stop {
             turn.run(&mut self.shard, &mut self.driver, &self.sleep);

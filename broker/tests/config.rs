@@ -116,6 +116,14 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
         ),
         (
+            "[broker]\nconnections_max = 0",
+            "FILE:2: broker.connections_max: 0 is out of range, expected 1 to 16000000",
+        ),
+        (
+            "[quic]\nlisten = [\"[::1]:1\", \"127.0.0.1:1\", \"127.0.0.1:2\"]",
+            "FILE:2: quic.listen: 127.0.0.1:2 and 127.0.0.1:1 share an IP address, expected one port for each",
+        ),
+        (
             "[broker]\nshards = 0",
             "FILE:2: broker.shards: invalid value: integer `0`, expected \"auto\" or a number from 1 to 128",
         ),

@@ -72,9 +72,6 @@ impl std::error::Error for AdminError {}
 
 impl Shown {
     /// All metrics as OpenMetrics text.
-    ///
-    /// # Panics
-    /// Never: writing to a string does not fail.
     #[must_use]
     pub fn text(self: &Arc<Self>) -> String {
         metrics::encode(self).expect("a string takes everything")

@@ -16,7 +16,7 @@ pub(super) struct Broken {
 /// Every rule that `config` breaks, in the order of the sections.
 pub(super) fn broken(config: &Config) -> Vec<Broken> {
     let mut rules = Rules { broken: Vec::new() };
-    rules.process(config);
+    rules.node(config);
     rules.transports(config);
     rules.protocol(config);
     rules.broken
@@ -27,7 +27,7 @@ struct Rules {
 }
 
 impl Rules {
-    fn process(&mut self, config: &Config) {
+    fn node(&mut self, config: &Config) {
         if let MemoryMax::Bytes(bytes) = config.broker.memory_max {
             self.size("broker.memory_max", bytes, 64 * MIB..=1 << 50);
         }

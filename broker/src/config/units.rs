@@ -19,7 +19,7 @@ pub struct ByteSize(pub u64);
 pub enum Shards {
     /// One for each core that the process may use.
     Auto,
-    /// So many, 1 to [`SHARDS_MAX`].
+    /// So many, 1 to 128.
     Count(usize),
 }
 

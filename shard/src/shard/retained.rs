@@ -100,6 +100,7 @@ impl Shard {
                 hold: None,
                 deadline: now + self.settings.full_deadline,
             });
+            self.arm_parked(key);
         }
     }
 
