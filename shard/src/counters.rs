@@ -11,6 +11,11 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Adds another shard's figures: the node's are the sums.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+
             /// Every figure with its name, its help text and its kind, in a fixed order.
             pub fn for_each(&self, mut visit: impl FnMut(Figure)) {
                 $(visit(Figure {
