@@ -160,6 +160,8 @@ pub struct Session {
     pub will: Option<PendingWill>,
     /// Retained messages still to be fetched.
     pub replays: VecDeque<Replay>,
+    /// What the old owner held, while this one still waits for shards to mark the new path.
+    pub arrived: Option<Box<Session>>,
     /// A pull is on its way; its answer comes through the deliver lane.
     pub pulling: bool,
     /// Places reserved for the answer.
@@ -193,6 +195,7 @@ impl Session {
             parked: VecDeque::new(),
             will: None,
             replays: VecDeque::new(),
+            arrived: None,
             pulling: false,
             pull_reserved: 0,
             stamp: (0, 0),
@@ -217,6 +220,11 @@ impl Session {
             Presence::Arriving { marked, .. } => marked.contains(publisher),
             Presence::Leaving { marked, .. } => !marked.contains(publisher),
         }
+    }
+
+    /// Whether it is on its way between two shards.
+    pub fn is_moving(&self) -> bool {
+        matches!(self.presence, Presence::Arriving { .. } | Presence::Leaving { .. })
     }
 
     /// Whether the session outlives its connection.

@@ -5,7 +5,7 @@
 //!                   ▲                           ▲                              │
 //!                   └── deliver lane: … Mark ───┼──────────────────────────────┤
 //!                                               └─── deliver lane: Mark … ─────┘
-//!  old, marked by all ──MoveEnd(session)──► new ──Settled──► home
+//!  old, marked by all ──MoveEnd(session)──► new, marked by all ──Settled──► home
 //! ```
 //! Every publishing shard P cuts at one point of its own time: what it sent before the mark counts on the old path, what
 //! it sends after it on the new one. Both paths are FIFO, so each message reaches the session once and in order, and the
@@ -80,6 +80,8 @@ impl Shard {
     ) {
         let presence = Presence::Arriving { link, marked: ShardSet::default() };
         let key = self.open_session(Arc::clone(&next), presence);
+        // Only what outlives its connection moves; for how long is in what follows.
+        self.sessions[key].expiry_s = None;
         for (text, how) in subscriptions {
             self.subscribe_arriving(key, &text, how);
             self.sessions[key].subscriptions.insert(text, how);
@@ -125,6 +127,7 @@ impl Shard {
         match &mut session.presence {
             Presence::Arriving { marked, .. } if session.identity.epoch == identity.epoch => {
                 marked.insert(from);
+                self.finish_arrival_if_marked(now, key);
             }
             Presence::Leaving { marked, next, .. } if next.epoch == identity.epoch => {
                 marked.insert(from);
@@ -152,13 +155,24 @@ impl Shard {
         self.send_control(to, Control::MoveEnd { next, session: Box::new(session) });
     }
 
-    /// From the old owner: what the session held goes in front of what was collected here.
-    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, value: Session) {
+    /// From the old owner: what the session held. It may be quicker than the marks of the others, which wait for credit;
+    /// until all are here, what comes before a mark still counts on the old path.
+    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, value: Box<Session>) {
         let key = self.session_of(&next.client_id).expect("a session arrives before it has arrived");
+        self.sessions[key].arrived = Some(value);
+        self.finish_arrival_if_marked(now, key);
+    }
+
+    /// All have marked the new path and the old owner has let go: what it held goes in front of what was collected here.
+    fn finish_arrival_if_marked(&mut self, now: Instant, key: SessionKey) {
+        let shards = self.shards;
         let arriving = &mut self.sessions[key];
-        let Presence::Arriving { link, .. } = arriving.presence else {
-            unreachable!("nothing else happens to a session that arrives");
-        };
+        let Presence::Arriving { link, marked } = &arriving.presence else { return };
+        let link = *link;
+        if marked.len() < shards {
+            return;
+        }
+        let Some(value) = arriving.arrived.take() else { return };
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
         arriving.outbound.append(collected);
         arriving.inbound = value.inbound;
@@ -167,7 +181,8 @@ impl Shard {
         arriving.will = value.will;
         arriving.replays = value.replays;
         arriving.presence = Presence::Offline { expires: sessions::expiry(now, value.expiry_s) };
-        self.send_control(self.home_of(&next.client_id), Control::Settled { identity: Arc::clone(next) });
+        let identity = Arc::clone(&arriving.identity);
+        self.send_control(self.home_of(&identity.client_id), Control::Settled { identity });
         if self.is_claiming(link) {
             self.connected(now, link, key, true);
         } else {

@@ -237,7 +237,7 @@ impl Shard {
                 self.on_move_begin(now, from, next, link, subscriptions)
             }
             Control::Cut { identity, old } => self.on_cut(now, from, identity, old),
-            Control::MoveEnd { next, session } => self.on_move_end(now, &next, *session),
+            Control::MoveEnd { next, session } => self.on_move_end(now, &next, session),
             Control::Settled { identity } => self.on_settled(&identity),
             Control::Ended { identity } => self.on_ended(&identity),
             Control::Pull { session, filter, after, messages_max } => {
