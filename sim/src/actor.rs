@@ -58,7 +58,6 @@ pub(crate) struct Actor {
     pub(crate) was_connected: bool,
     /// Nobody has connected with this core yet.
     pub(crate) fresh: bool,
-    pub(crate) left: Instant,
     pub(crate) will: Option<PubId>,
     pub(crate) requests: BTreeMap<Token, Asked>,
     pub(crate) publishing: BTreeMap<Token, PubId>,
@@ -71,7 +70,7 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    pub(crate) fn new(character: Character, core: Core, now: Instant) -> Self {
+    pub(crate) fn new(character: Character, core: Core) -> Self {
         Self {
             character,
             core,
@@ -80,7 +79,6 @@ impl Actor {
             connections: 0,
             was_connected: false,
             fresh: true,
-            left: now,
             will: None,
             requests: BTreeMap::new(),
             publishing: BTreeMap::new(),

@@ -126,7 +126,7 @@ impl World {
             };
             let character = self.character(index, role);
             let core = new_core(&character, true, None, 0);
-            self.actors.push(Actor::new(character, core, self.now));
+            self.actors.push(Actor::new(character, core));
             self.renew(index, true);
         }
         let shard = self.random.usize(0..self.nodes.len());
@@ -229,8 +229,9 @@ impl World {
         self.until(SETTLE, "the probe's CONNECT", |world| world.actors[probe].core.is_connected())?;
         self.subscribe_to(probe, Subscription::new("#", QoS::AtLeastOnce));
         self.drain_client(probe);
+        let asked = self.now;
         self.until(SETTLE, "the probe's SUBSCRIBE", |world| {
-            let quiet = world.now >= world.last_delivery + QUIET;
+            let quiet = world.now >= world.last_delivery.max(asked) + QUIET;
             quiet && world.actors[probe].is_idle()
         })?;
         let found = std::mem::take(&mut self.actors[probe].found);

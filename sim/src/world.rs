@@ -550,8 +550,6 @@ impl World {
 
     fn lost_connection(&mut self, actor: usize, farewell: bool) {
         let player = &mut self.actors[actor];
-        player.left = self.now;
-        player.acks.clear();
         let unsure: Vec<_> = player.publishing.values().copied().collect();
         let (will, connected) = (player.will, player.was_connected);
         let delayed = player.character.will_delay_s > 0;
@@ -609,7 +607,7 @@ impl World {
             && due <= now
         {
             player.acks.pop_front();
-            // Stale if the connection was lost meanwhile: the broker delivers it again.
+            // Stale if a QoS 1 message's connection was lost: the broker delivers it again. One of QoS 2 stays ours.
             let _ = player.core.ack(now, token);
         }
     }
