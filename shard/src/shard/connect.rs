@@ -186,7 +186,7 @@ impl Shard {
         };
         link.last_packet = now;
         if link.version < Version::V5 {
-            link.acks_max = self.settings.queue_messages_max.max(usize::from(self.settings.receive_max));
+            link.acks_max = self.settings.unacked_max;
         }
         let session = &mut self.sessions[session_key];
         session.version = link.version;
