@@ -124,7 +124,8 @@ impl Oracle {
     ) -> Result<(), String> {
         let seen = self.seen_by_group.entry((group, id)).or_default();
         seen.any += 1;
-        let once = published.qos != QoS::AtLeastOnce && message.qos != QoS::AtLeastOnce;
+        let once =
+            published.will.is_none() && published.qos != QoS::AtLeastOnce && message.qos != QoS::AtLeastOnce;
         if once && seen.any > 1 {
             return Err(format!("time {} for its group", seen.any));
         }
