@@ -11,6 +11,11 @@ macro_rules! counters {
         }
 
         impl Counters {
+            /// Adds another shard's figures: the node's are the sums.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)+
+            }
+
             /// Every figure with its name, its help text and its kind, in a fixed order.
             pub fn for_each(&self, mut visit: impl FnMut(Figure)) {
                 $(visit(Figure {
@@ -111,6 +116,8 @@ counters! {
     messages_matched: Counter,
     #[doc = "Messages dropped: QoS 0 to a session with a full queue."]
     dropped_qos0_full: Counter,
+    #[doc = "Publications dropped: QoS 0 behind a retained one on its way to another shard."]
+    dropped_qos0_deferred: Counter,
     #[doc = "Messages dropped: QoS 0 to a session without a client."]
     dropped_qos0_offline: Counter,
     #[doc = "Messages dropped: QoS 0 without credit of the subscriber's shard."]

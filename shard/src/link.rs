@@ -132,6 +132,11 @@ impl AckQueue {
         self.waiting.get(at).filter(|entry| entry.qos == QoS::ExactlyOnce).map(|entry| entry.id)
     }
 
+    /// Acknowledgements that are still to leave.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Whether an acknowledgement of this identifier is still to leave.
     pub(crate) fn contains(&self, id: PacketId) -> bool {
         self.waiting.iter().any(|entry| entry.id == id)
@@ -272,6 +277,8 @@ pub(crate) struct Link {
     pub(crate) aliases_in: Vec<Option<Box<str>>>,
     pub(crate) aliases_out: AliasesOut,
     pub(crate) acks: AckQueue,
+    /// Acknowledgements that may be owed before reading pauses: before MQTT 5 a client cannot be told a Receive Maximum.
+    pub(crate) acks_max: usize,
     /// QoS 1 and 2 PUBLISH packets of this connection that the client may not yet forget `[MQTT-3.3.4-7]`.
     pub(crate) received_in_flight: u16,
     pub(crate) road: Road,
@@ -307,6 +314,7 @@ impl Link {
             aliases_in: Vec::new(),
             aliases_out: aliases,
             acks: AckQueue::default(),
+            acks_max: usize::MAX,
             received_in_flight: 0,
             road: Road::Direct,
             on_road: 0,
@@ -316,9 +324,12 @@ impl Link {
         }
     }
 
-    /// Whether received packets are kept back until an answer of another shard or of a side thread is in.
+    /// Whether received packets are kept back until an answer of another shard or of a side thread is in, or until fewer
+    /// publications wait for their acceptance.
     pub(crate) fn is_held(&self) -> bool {
-        self.asked.is_some() || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
+        self.asked.is_some()
+            || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
+            || self.acks.len() >= self.acks_max
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -47,6 +47,9 @@ pub struct Settings {
     pub queue_bytes_max: usize,
     /// Receive Maximum announced to clients: their QoS 1 and 2 publications in flight.
     pub receive_max: u16,
+    /// The same for clients before MQTT 5, which cannot be told: with so many unacknowledged, reading from them pauses.
+    /// Their acknowledgements wait with the rest then, so this is far above what they keep in flight in normal running.
+    pub unacked_max: usize,
     /// QoS 1 and 2 deliveries in flight to one client, whatever larger Receive Maximum it announces.
     pub inflight_max: u16,
     /// Topic Alias Maximum announced to clients.
@@ -98,6 +101,7 @@ impl Default for Settings {
             queue_messages_max: 1_000,
             queue_bytes_max: 1 << 20,
             receive_max: 32,
+            unacked_max: 1_000,
             inflight_max: 256,
             topic_alias_max: 16,
             topic_alias_out_max: 16,

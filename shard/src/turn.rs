@@ -60,9 +60,31 @@ impl Turn {
         Self::default()
     }
 
-    /// One turn.
+    /// One turn: [`Turn::before_wait`], the wait, [`Turn::after_wait`].
     pub fn run<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, sleep: &SleepFlags) {
-        self.receive(shard, driver, sleep);
+        let until = self.before_wait(shard, driver.now(), sleep);
+        driver.receive(shard, until);
+        self.after_wait(shard, driver, sleep);
+    }
+
+    /// The half before the wait: until when [`Driver::receive`] may sleep. Apart from the other half for a driver that
+    /// cannot wait inside a call because it runs all shards in one thread.
+    pub fn before_wait(&mut self, shard: &mut Shard, now: Instant, sleep: &SleepFlags) -> Option<Instant> {
+        let due = shard.poll_timeout();
+        if self.busy || due.is_some_and(|due| due <= now) {
+            return Some(now);
+        }
+        let own = shard.id();
+        sleep.go_to_sleep(own);
+        if shard.has_envelopes() {
+            return Some(now);
+        }
+        due
+    }
+
+    /// The half after the wait, in which everything is done.
+    pub fn after_wait<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, sleep: &SleepFlags) {
+        sleep.stay_awake(shard.id());
 
         let began = driver.now();
         shard.accept_handshakes(began, || driver.now().saturating_duration_since(began) > HANDSHAKE_BUDGET);
@@ -85,25 +107,6 @@ impl Turn {
             driver.wake(bells);
         }
         self.busy = more || stuck || shard.has_unfinished() || shard.has_handshakes();
-    }
-
-    fn receive<D: Driver>(&mut self, shard: &mut Shard, driver: &mut D, sleep: &SleepFlags) {
-        let now = driver.now();
-        if self.busy {
-            return driver.receive(shard, Some(now));
-        }
-        let due = shard.poll_timeout();
-        if due.is_some_and(|due| due <= now) {
-            return driver.receive(shard, Some(now));
-        }
-        let own = shard.id();
-        sleep.go_to_sleep(own);
-        if shard.has_envelopes() {
-            sleep.stay_awake(own);
-            return driver.receive(shard, Some(now));
-        }
-        driver.receive(shard, due);
-        sleep.stay_awake(own);
     }
 
     /// One pass over what is dirty: byte streams first, they are cheap; then datagrams, packed per connection.

@@ -1,2 +1,29 @@
-//! The whole broker on a hostile, seeded network.
+//! The whole broker on a hostile, seeded network: shards, clients, clock and wires in one thread.
+//!
+//! ```text
+//!   actors (client core + behaviour) ──bytes──► pipes ──► nodes (shard + the real turn) ──► mailboxes ─► nodes
+//!        │      ▲                                 ▲ delays, chunks, stalls, resets            │ sleep, wake
+//!        ▼      └───────────────bytes─────────────┴────────────────────────────────────────────┘
+//!      oracle: what was promised to whom, and whether it was kept
+//! ```
+//! Everything that happens is an event in one queue, ordered by virtual time; everything random is drawn from the seed. A
+//! run is a value: the same seed and profile give the same bytes at the same times, and the same hash over all of them.
+//!
+//! A run has four acts. *Set-up*: a watcher subscribes to all Wills. *Storm*: clients do what their profile says, and the
+//! network is hostile. *Calm*: faults end, clients come back and the broker has a bounded time to settle everything that
+//! it owes. *Curtain*: a probe reads what is retained, every session ends, and the books are checked.
 #![forbid(unsafe_code)]
+
+mod actor;
+mod behaviour;
+mod event;
+mod node;
+mod oracle;
+mod pipe;
+mod profile;
+mod run;
+mod trace;
+mod world;
+
+pub use profile::Profile;
+pub use run::{Failure, Report, Story, run};

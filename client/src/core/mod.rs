@@ -73,7 +73,7 @@ pub struct Core {
 /// What became of the connection.
 enum Link {
     Detached,
-    Connecting { by: Instant },
+    Connecting { since: Instant },
     Connected(Pulse),
 }
 
@@ -163,7 +163,7 @@ impl Core {
         self.frames.clear();
         self.inbound.on_new_connection();
         self.server = Server::new(self.options.keep_alive_s);
-        self.link = Link::Connecting { by: now + self.options.connect_timeout };
+        self.link = Link::Connecting { since: now };
         Ok(())
     }
 
@@ -179,8 +179,8 @@ impl Core {
     pub fn handle_timeout(&mut self, now: Instant) {
         match &self.link {
             Link::Detached => {}
-            Link::Connecting { by } => {
-                if now >= *by {
+            Link::Connecting { since } => {
+                if now >= *since + self.options.connect_timeout {
                     self.close(now, Closed::ConnectTimeout, None);
                 }
             }
@@ -199,7 +199,7 @@ impl Core {
     pub fn poll_timeout(&self) -> Option<Instant> {
         match &self.link {
             Link::Detached => None,
-            Link::Connecting { by } => Some(*by),
+            Link::Connecting { since } => Some(*since + self.options.connect_timeout),
             Link::Connected(pulse) => {
                 [pulse.ping_at(), pulse.dead_at(self.options.pong_timeout)].into_iter().flatten().min()
             }

@@ -140,8 +140,12 @@ impl Core {
             0 => None,
             seconds => Some(Duration::from_secs(seconds.into())),
         };
+        // The server counts the keep alive from CONNECT, and its CONNACK may have taken long.
+        let Link::Connecting { since } = self.link else {
+            unreachable!("the caller has seen that it is connecting")
+        };
         self.link =
-            Link::Connected(Pulse { last_sent: now, last_received: now, ping_every, pong_since: None });
+            Link::Connected(Pulse { last_sent: since, last_received: now, ping_every, pong_since: None });
         self.server = server.clone();
         self.events.push_back(Event::Connected { session_present, reason, server: Box::new(server) });
         self.on_session(session_present);

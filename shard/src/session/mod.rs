@@ -69,8 +69,6 @@ pub enum Presence {
         link: LinkKey,
         /// Shards that have marked.
         marked: ShardSet,
-        /// What the old owner has sent of it, while marks are still on their way.
-        value: Option<Box<Session>>,
     },
     /// It is moving away: messages are taken from the shards that have not marked the old path yet.
     Leaving {
@@ -162,6 +160,8 @@ pub struct Session {
     pub will: Option<PendingWill>,
     /// Retained messages still to be fetched.
     pub replays: VecDeque<Replay>,
+    /// What the old owner held, while this one still waits for shards to mark the new path.
+    pub arrived: Option<Box<Session>>,
     /// A pull is on its way; its answer comes through the deliver lane.
     pub pulling: bool,
     /// Places reserved for the answer.
@@ -197,6 +197,7 @@ impl Session {
             parked: VecDeque::new(),
             will: None,
             replays: VecDeque::new(),
+            arrived: None,
             pulling: false,
             pull_reserved: 0,
             stamp: (0, 0),
@@ -222,6 +223,11 @@ impl Session {
             Presence::Arriving { marked, .. } => marked.contains(publisher),
             Presence::Leaving { marked, .. } => !marked.contains(publisher),
         }
+    }
+
+    /// Whether it is on its way between two shards.
+    pub fn is_moving(&self) -> bool {
+        matches!(self.presence, Presence::Arriving { .. } | Presence::Leaving { .. })
     }
 
     /// Whether the session outlives its connection.

@@ -342,18 +342,28 @@ impl Outbound {
         }
     }
 
-    /// Takes out every message that belongs to a shared group (all of them, or those of one) and that no client has
-    /// seen as QoS 2: they go back to their group.
-    pub fn take_group_messages(&mut self, of: impl Fn(&GroupTag) -> bool) -> Vec<Queued> {
+    /// Takes out every message that a client who has gone leaves unfinished of its shared groups: they go back to their
+    /// group. A QoS 2 message that the client has seen stays.
+    pub fn take_unfinished_group_messages(&mut self, of: impl Fn(&GroupTag) -> bool) -> Vec<Queued> {
         let mut taken = Vec::new();
-        let theirs = |queued: &Queued| queued.group.as_ref().is_some_and(&of);
         let mut at = 0;
         while at < self.inflight.len() {
             match &self.inflight[at].state {
-                InflightState::Published(queued) if theirs(queued) => taken.extend(self.remove(at)),
+                InflightState::Published(queued) if queued.group.as_ref().is_some_and(&of) => {
+                    taken.extend(self.remove(at));
+                }
                 _ => at += 1,
             }
         }
+        taken.extend(self.take_waiting_group_messages(of));
+        taken
+    }
+
+    /// Takes out every message of its shared groups that was not sent yet. What was sent to a client that is still there
+    /// is completed with it `[MQTT-3.10.4-3]`.
+    pub fn take_waiting_group_messages(&mut self, of: impl Fn(&GroupTag) -> bool) -> Vec<Queued> {
+        let mut taken = Vec::new();
+        let theirs = |queued: &Queued| queued.group.as_ref().is_some_and(&of);
         for queue in [&mut self.queue, &mut self.transient] {
             let (back, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(theirs);
             self.waiting_bytes -= back.iter().map(bytes).sum::<usize>();

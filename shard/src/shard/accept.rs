@@ -235,13 +235,14 @@ impl Shard {
                 OnFull::DropOldest if session.outbound.drop_oldest().is_some() => {
                     self.counters.dropped_offline_full += 1;
                 }
-                OnFull::DropOldest | OnFull::DropNew => {
-                    self.counters.dropped_offline_full += 1;
-                    return;
-                }
-                OnFull::EndSession => {
+                // Another shard has its part of a session that moves: it cannot end here.
+                OnFull::EndSession if !session.is_moving() => {
                     self.counters.dropped_offline_full += 1;
                     return self.end_session(now, key);
+                }
+                _ => {
+                    self.counters.dropped_offline_full += 1;
+                    return;
                 }
             }
         }

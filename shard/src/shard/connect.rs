@@ -192,6 +192,9 @@ impl Shard {
             seconds => Some(Duration::from_millis(u64::from(seconds) * 1_500)),
         };
         link.last_packet = now;
+        if link.version < Version::V5 {
+            link.acks_max = self.settings.unacked_max;
+        }
         let session = &mut self.sessions[session_key];
         session.version = link.version;
         session.expiry_s = connecting.expiry_s;

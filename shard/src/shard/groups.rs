@@ -271,7 +271,7 @@ impl Shard {
             session.outbound.cancel_reserved(core::mem::take(&mut membership.lent) as usize);
             told.push((membership.owner, Arc::clone(&membership.filter)));
         }
-        let back = session.outbound.take_group_messages(|_| true);
+        let back = session.outbound.take_unfinished_group_messages(|_| true);
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: false });
         }
@@ -295,9 +295,11 @@ impl Shard {
         let Some(at) = session.memberships.iter().position(|m| m.filter == *filter) else { return false };
         let membership = session.memberships.remove(at);
         session.outbound.cancel_reserved(membership.lent as usize);
-        let back = session
-            .outbound
-            .take_group_messages(|tag| tag.owner == membership.owner && Some(tag.group) == membership.group);
+        let of = |tag: &GroupTag| tag.owner == membership.owner && Some(tag.group) == membership.group;
+        let back = match session.link() {
+            Some(_) => session.outbound.take_waiting_group_messages(of),
+            None => session.outbound.take_unfinished_group_messages(of),
+        };
         let member = Member { shard: self.id, session: key };
         self.give_back(back);
         self.send_control(membership.owner, Control::Leave { member, filter: membership.filter });

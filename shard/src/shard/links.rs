@@ -186,6 +186,15 @@ impl Shard {
         }
     }
 
+    /// Goes on with connections that owed too many acknowledgements.
+    pub(super) fn resume_relieved(&mut self, now: Instant) {
+        for key in core::mem::take(&mut self.relieved_links) {
+            if self.links.get(key).is_some_and(|link| link.session().is_some() && !link.is_held()) {
+                self.resume_input(now, key);
+            }
+        }
+    }
+
     /// The peer broke the rules `[MQTT-4.13.1-1]`: it alone pays.
     pub(super) fn refuse_packet(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
         match reason {
@@ -253,7 +262,7 @@ impl Shard {
         for deferred in link.deferred.drain(..) {
             match deferred.ack.and_then(|number| link.acks.id_of(number)) {
                 Some(id) => self.sessions[session].inbound.on_refused(id),
-                None => self.counters.dropped_qos0_full += 1,
+                None => self.counters.dropped_qos0_deferred += 1,
             }
         }
     }

@@ -280,6 +280,8 @@ pub struct Shard {
     pub(crate) ready_sessions: Vec<SessionKey>,
     pub(crate) ready_groups: Vec<GroupKey>,
     pub(crate) dirty_links: Vec<LinkKey>,
+    /// Connections that may read on, because acknowledgements have left.
+    pub(crate) relieved_links: Vec<LinkKey>,
     pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
     pub(crate) requests: VecDeque<Request>,
     pub(crate) timers: BinaryHeap<timers::Entry>,
@@ -332,6 +334,7 @@ impl Shard {
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),
             dirty_links: Vec::new(),
+            relieved_links: Vec::new(),
             door_actions: VecDeque::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
@@ -350,6 +353,7 @@ impl Shard {
     pub fn settle(&mut self, now: Instant) {
         self.drain_loopback(now);
         self.quic_events(now);
+        self.resume_relieved(now);
         self.pump_groups(now);
         self.pump_sessions(now);
         self.drain_loopback(now);

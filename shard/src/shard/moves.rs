@@ -5,7 +5,7 @@
 //!                   ▲                           ▲                              │
 //!                   └── deliver lane: … Mark ───┼──────────────────────────────┤
 //!                                               └─── deliver lane: Mark … ─────┘
-//!  old, marked by all ──MoveEnd(session)──► new ──Settled──► home
+//!  old, marked by all ──MoveEnd(session)──► new, marked by all ──Settled──► home
 //! ```
 //! Every publishing shard P cuts at one point of its own time: what it sent before the mark counts on the old path, what
 //! it sends after it on the new one. Both paths are FIFO, so each message reaches the session once and in order, and the
@@ -78,8 +78,10 @@ impl Shard {
         link: LinkKey,
         subscriptions: Vec<(Arc<str>, Subscription)>,
     ) {
-        let presence = Presence::Arriving { link, marked: ShardSet::default(), value: None };
+        let presence = Presence::Arriving { link, marked: ShardSet::default() };
         let key = self.open_session(next, presence);
+        // Only what outlives its connection moves; for how long is in what follows.
+        self.sessions[key].expiry_s = None;
         for (text, how) in subscriptions {
             self.subscribe_arriving(key, &text, how);
             self.sessions[key].subscriptions.insert(text, how);
@@ -153,26 +155,24 @@ impl Shard {
         self.send_control(to, Control::MoveEnd { next, session: Box::new(session) });
     }
 
-    /// From the old owner: what the session held.
-    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, session: Box<Session>) {
+    /// From the old owner: what the session held. It may be quicker than the marks of the others, which wait for credit;
+    /// until all are here, what comes before a mark still counts on the old path.
+    pub(super) fn on_move_end(&mut self, now: Instant, next: &Arc<Identity>, value: Box<Session>) {
         let key = self.session_of(&next.client_id).expect("a session arrives before it has arrived");
-        let Presence::Arriving { value, .. } = &mut self.sessions[key].presence else {
-            unreachable!("nothing else happens to a session that arrives");
-        };
-        *value = Some(session);
+        self.sessions[key].arrived = Some(value);
         self.finish_arrival_if_marked(now, key);
     }
 
-    /// What the old owner held goes in front of what was collected here, once no shard will say any more about the
-    /// time before its mark.
+    /// All have marked the new path and the old owner has let go: what it held goes in front of what was collected here.
     fn finish_arrival_if_marked(&mut self, now: Instant, key: SessionKey) {
+        let shards = self.shards;
         let arriving = &mut self.sessions[key];
-        let Presence::Arriving { link, marked, value } = &mut arriving.presence else { return };
-        if marked.len() < self.shards {
+        let Presence::Arriving { link, marked } = &arriving.presence else { return };
+        let link = *link;
+        if marked.len() < shards {
             return;
         }
-        let Some(value) = value.take() else { return };
-        let link = *link;
+        let Some(value) = arriving.arrived.take() else { return };
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
         arriving.outbound.append(collected);
         arriving.inbound = value.inbound;
@@ -181,8 +181,8 @@ impl Shard {
         arriving.will = value.will;
         arriving.replays = value.replays;
         arriving.presence = Presence::Offline { expires: sessions::expiry(now, value.expiry_s) };
-        let next = Arc::clone(&arriving.identity);
-        self.send_control(self.home_of(&next.client_id), Control::Settled { identity: next });
+        let identity = Arc::clone(&arriving.identity);
+        self.send_control(self.home_of(&identity.client_id), Control::Settled { identity });
         if self.is_claiming(link) {
             self.connected(now, link, key, true);
         } else {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use quelea_mqtt::{
-    Ack, AckKind, Disconnect, Packet, Publish, QoS, ReasonCode, Sender, TopicName, UserProperties,
+    Ack, AckKind, Disconnect, Packet, Publish, QoS, ReasonCode, Sender, TopicName, UserProperties, Version,
 };
 
 use crate::envelope::{LinkKey, SessionKey};
@@ -97,8 +97,8 @@ impl Shard {
         }
         let link = &mut self.links[key];
         if publish.packet_id.is_some() {
-            link.received_in_flight += 1;
-            if link.received_in_flight > self.settings.receive_max {
+            link.received_in_flight = link.received_in_flight.saturating_add(1);
+            if link.received_in_flight > self.settings.receive_max && link.version == Version::V5 {
                 return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             }
         }
@@ -166,6 +166,9 @@ impl Shard {
             sent = true;
         }
         if sent {
+            if link.acks_max < usize::MAX && (link.reading_paused || !link.input.is_empty()) {
+                self.relieved_links.push(key);
+            }
             self.mark_dirty(key);
         }
     }

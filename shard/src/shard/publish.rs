@@ -30,7 +30,7 @@ impl Shard {
         if !link.deferred.is_empty() || (link.road != road && link.on_road > 0) {
             // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
             if ack.is_none() && link.deferred.len() >= limits.messages_max {
-                self.counters.dropped_qos0_full += 1;
+                self.counters.dropped_qos0_deferred += 1;
             } else {
                 link.deferred.push_back(Deferred { message, ack });
             }

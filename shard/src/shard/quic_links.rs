@@ -232,7 +232,11 @@ impl Shard {
 
     /// Whether something is left that another round of `settle` is to do.
     pub fn has_unfinished(&self) -> bool {
-        !self.dirty_links.is_empty() || !self.ready_sessions.is_empty() || !self.loopback.is_empty()
+        !self.dirty_links.is_empty()
+            || !self.relieved_links.is_empty()
+            || !self.ready_sessions.is_empty()
+            || !self.ready_groups.is_empty()
+            || !self.loopback.is_empty()
     }
 }
 

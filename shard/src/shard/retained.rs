@@ -90,8 +90,8 @@ impl Shard {
             self.counters.dropped_qos0_offline += 1;
             return;
         }
-        // Live messages that wait already are older than this one.
-        if session.parked.is_empty() {
+        // Live messages that wait already are older than this one. Those of QoS 0 never wait, so this one does not either.
+        if session.parked.is_empty() || queued.qos == QoS::AtMostOnce {
             session.outbound.push_taken(queued);
             self.list_session(key);
         } else {

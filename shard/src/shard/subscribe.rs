@@ -12,7 +12,7 @@ use quelea_router::{ShardId, ShardSet};
 use smallvec::SmallVec;
 
 use crate::envelope::{Control, LinkKey, Member, SessionKey};
-use crate::session::{Membership, Replay, Subscription};
+use crate::session::{Membership, Replay, Session, Subscription};
 
 use super::interest::Barrier;
 use super::{Shard, Subscriber};
@@ -136,7 +136,10 @@ impl Shard {
         is_new: bool,
         answer: &mut PendingAnswer,
     ) {
-        self.cancel_replay(key, &text);
+        // What the older subscription has still to fetch comes under the new one: replacing it loses nothing.
+        for replay in self.sessions[key].replays.iter_mut().filter(|replay| replay.filter == text) {
+            replay.subscription = subscription;
+        }
         let wanted = match subscription.options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
             RetainHandling::SendIfNew => is_new,
@@ -145,6 +148,7 @@ impl Shard {
         if !wanted {
             return;
         }
+        self.cancel_replay(key, &text);
         let mut partitions = ShardSet::default();
         if filter.filter.has_wildcard() {
             for index in 0..self.shards {
@@ -171,7 +175,7 @@ impl Shard {
 
     /// The owner of a shared group has answered: one thing less to wait for.
     pub(super) fn joined_answer(&mut self, now: Instant, key: SessionKey, filter: &Arc<str>, granted: bool) {
-        let Some(link_key) = self.sessions.get(key).and_then(crate::session::Session::link) else { return };
+        let Some(link_key) = self.sessions.get(key).and_then(Session::link) else { return };
         let link = &mut self.links[link_key];
         let refused = match link.version {
             Version::V5 => ReasonCode::QUOTA_EXCEEDED.as_u8(),
@@ -254,7 +258,14 @@ impl Shard {
             .encode(answer.kind, version, link.output.buffer())
             .expect("a byte per filter of a packet that fitted");
         self.sent_packet(key);
-        self.sessions[session].replays.extend(answer.replays);
+        let Session { replays, subscriptions, .. } = &mut self.sessions[session];
+        for mut replay in answer.replays {
+            // Meanwhile it may have been replaced, or given up.
+            if let Some(subscription) = subscriptions.get(&replay.filter) {
+                replay.subscription = *subscription;
+                replays.push_back(replay);
+            }
+        }
         self.advance_replay(session);
     }
 }

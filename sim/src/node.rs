@@ -1,0 +1,117 @@
+//! One shard's thread: the shard, the real turn, and a driver that writes down what the shard wants done.
+//!
+//! The turn's two halves are called apart. After the first the thread sleeps, with its flag raised as on a real machine,
+//! and only input, a bell or its timer lets it go on; a bell that is not rung leaves it asleep, and the run finds out.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quelea_router::{ShardSet, SleepFlags};
+use quelea_shard::quic::Transmit;
+use quelea_shard::turn::{Driver, Turn};
+use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Request, RequestId, Shard};
+
+/// What waits at a shard's ring.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Opened(DoorId, SocketAddr),
+    Bytes(DoorId, Bytes),
+    Closed(DoorId, DoorEnd),
+    Written(DoorId),
+    Completed(RequestId, Completion),
+}
+
+/// What a turn wanted done.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Door(DoorId, DoorAction),
+    Request(Request),
+    Wake(ShardSet),
+}
+
+/// Where a shard's thread is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Thread {
+    /// A turn is entered in the queue.
+    Due(Instant),
+    /// Asleep until input, a bell, or this time (entered in the queue).
+    Asleep,
+}
+
+/// One shard and its thread.
+pub(crate) struct Node {
+    pub(crate) shard: Shard,
+    turn: Turn,
+    pub(crate) inbox: VecDeque<Input>,
+    pub(crate) thread: Thread,
+    /// Turns so far.
+    pub(crate) turns: u64,
+}
+
+impl Node {
+    pub(crate) fn new(shard: Shard, now: Instant) -> Self {
+        Self { shard, turn: Turn::new(), inbox: VecDeque::new(), thread: Thread::Due(now), turns: 0 }
+    }
+
+    /// The half of a turn in which everything is done.
+    pub(crate) fn go_on(&mut self, now: Instant, sleep: &SleepFlags, batch: usize) -> Vec<Effect> {
+        self.turns += 1;
+        let mut ring = Ring { now, inbox: &mut self.inbox, batch, effects: Vec::new() };
+        ring.receive(&mut self.shard, Some(now));
+        self.turn.after_wait(&mut self.shard, &mut ring, sleep);
+        ring.effects
+    }
+
+    /// The half before the wait: until when the thread would sleep.
+    pub(crate) fn lie_down(&mut self, now: Instant, sleep: &SleepFlags) -> Option<Instant> {
+        self.turn.before_wait(&mut self.shard, now, sleep)
+    }
+}
+
+/// The driver of one turn.
+struct Ring<'a> {
+    now: Instant,
+    inbox: &'a mut VecDeque<Input>,
+    batch: usize,
+    effects: Vec<Effect>,
+}
+
+impl Driver for Ring<'_> {
+    fn now(&mut self) -> Instant {
+        self.now
+    }
+
+    fn receive(&mut self, shard: &mut Shard, _until: Option<Instant>) {
+        let now = self.now;
+        for _ in 0..self.batch {
+            let Some(input) = self.inbox.pop_front() else { return };
+            match input {
+                Input::Opened(door, peer) => shard.handle_door_opened(now, door, peer),
+                Input::Bytes(door, bytes) => shard.handle_door_bytes(now, door, &bytes),
+                Input::Closed(door, end) => shard.handle_door_closed(now, door, end),
+                Input::Written(door) => shard.handle_door_written(now, door),
+                Input::Completed(request, completion) => shard.handle_completion(now, request, completion),
+            }
+        }
+    }
+
+    fn transmit(&mut self, _transmit: &Transmit, _contents: &[u8]) {
+        unreachable!("these shards have no QUIC half");
+    }
+
+    fn door(&mut self, door: DoorId, action: DoorAction) {
+        self.effects.push(Effect::Door(door, action));
+    }
+
+    fn request(&mut self, request: Request) {
+        self.effects.push(Effect::Request(request));
+    }
+
+    fn submit(&mut self) {}
+
+    fn wake(&mut self, shards: ShardSet) {
+        self.effects.push(Effect::Wake(shards));
+    }
+}

@@ -1,0 +1,224 @@
+//! Each message that a client sees, judged when it comes.
+
+use std::time::Instant;
+
+use quelea_client::{Message, Text};
+use quelea_mqtt::QoS;
+
+use super::{Oracle, OrderOf, PubId, Publication, Subscription};
+
+/// The first bytes of a payload name its publication; the rest repeats them.
+pub(crate) fn payload(id: PubId, bytes: usize) -> Vec<u8> {
+    let name = id.0.to_be_bytes();
+    name.iter().copied().cycle().take(bytes.max(name.len())).collect()
+}
+
+fn named(payload: &[u8]) -> Option<PubId> {
+    let name = payload.first_chunk::<8>()?;
+    let repeats = payload.chunks(8).all(|chunk| name.starts_with(chunk));
+    repeats.then(|| PubId(u64::from_be_bytes(*name)))
+}
+
+impl Oracle {
+    /// A message came to a client.
+    pub(crate) fn on_message(&mut self, actor: usize, now: Instant, message: &Message) -> Option<PubId> {
+        // A retained message was cleared: nothing says which publication that was.
+        if message.payload.is_empty() {
+            return None;
+        }
+        match self.judge(actor, now, message) {
+            Ok(id) => Some(id),
+            Err(what) => {
+                self.accuse(format!("client {actor}, {} on {}: {what}", Shown(message), message.topic));
+                None
+            }
+        }
+    }
+
+    fn judge(&mut self, actor: usize, now: Instant, message: &Message) -> Result<PubId, String> {
+        let id = named(&message.payload).ok_or("a payload that nobody has sent")?;
+        let published = self.publications.get(id.0 as usize).ok_or("a payload that nobody has sent")?.clone();
+        if published.topic != message.topic || published.payload_bytes != message.payload.len() {
+            return Err(format!("topic or payload differs from what was sent: {published:?}"));
+        }
+        let claimed = self.claimed(actor, now, message, &published)?;
+        self.judge_options(actor, message, &published, &claimed)?;
+        if let Some(group) = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone()) {
+            self.judge_shared(id, message, &published, group)?;
+            return Ok(id);
+        }
+        let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
+        let live = !(message.retain || as_published && published.retain);
+        if message.retain && !published.retain {
+            return Err("it has RETAIN and was published without".into());
+        }
+        self.judge_number(actor, id, message, &published, live)?;
+        if published.retain && !message.dup {
+            self.judge_retained(actor, id, message, &published)?;
+        }
+        Ok(id)
+    }
+
+    /// The subscriptions for which a message may have come.
+    fn claimed(
+        &self,
+        actor: usize,
+        now: Instant,
+        message: &Message,
+        published: &Publication,
+    ) -> Result<Vec<Subscription>, String> {
+        let session = self.clients[actor].session;
+        let sent = published.sent;
+        let open = |sub: &&Subscription| {
+            let gone = sub.closed.is_some_and(|closed| closed < sent && published.will.is_none());
+            sub.actor == actor && sub.session == session && sub.matches(&message.topic) && !gone
+        };
+        let all: Vec<Subscription> = self.subscriptions.iter().filter(open).cloned().collect();
+        debug_assert!(published.will.is_some() || published.sent <= now);
+        let with_ids = all.iter().any(|sub| sub.id.is_some());
+        let claimed: Vec<Subscription> = match with_ids {
+            false => all,
+            true => all
+                .into_iter()
+                .filter(|sub| sub.id.is_some_and(|id| message.subscription_ids.contains(&id)))
+                .collect(),
+        };
+        if claimed.is_empty() {
+            return Err(format!("no subscription asked for it (sent by client {})", published.actor));
+        }
+        if with_ids && claimed.len() != message.subscription_ids.len() {
+            return Err(format!(
+                "subscription identifiers {:?} are not all its own",
+                message.subscription_ids
+            ));
+        }
+        Ok(claimed)
+    }
+
+    fn judge_options(
+        &self,
+        actor: usize,
+        message: &Message,
+        published: &Publication,
+        claimed: &[Subscription],
+    ) -> Result<(), String> {
+        let own = published.actor == actor;
+        if own && claimed.iter().all(|sub| sub.asked.options.no_local) {
+            return Err("its own message came back against No Local".into());
+        }
+        let highest = claimed.iter().map(|sub| sub.asked.options.qos).max().expect("not empty");
+        let due = published.qos.min(highest);
+        let exact = claimed.iter().all(|sub| sub.id.is_some());
+        if message.qos > due || exact && message.qos != due {
+            return Err(format!("{:?} where {due:?} was due", message.qos));
+        }
+        Ok(())
+    }
+
+    fn judge_shared(
+        &mut self,
+        id: PubId,
+        message: &Message,
+        published: &Publication,
+        group: Text,
+    ) -> Result<(), String> {
+        let seen = self.seen_by_group.entry((group, id)).or_default();
+        seen.any += 1;
+        let once =
+            published.will.is_none() && published.qos != QoS::AtLeastOnce && message.qos != QoS::AtLeastOnce;
+        if once && seen.any > 1 {
+            return Err(format!("time {} for its group", seen.any));
+        }
+        Ok(())
+    }
+
+    fn judge_number(
+        &mut self,
+        actor: usize,
+        id: PubId,
+        message: &Message,
+        published: &Publication,
+        live: bool,
+    ) -> Result<(), String> {
+        let session = self.clients[actor].session;
+        let seen = self.seen.entry((actor, session, id)).or_default();
+        seen.any += 1;
+        if !live {
+            return Ok(());
+        }
+        seen.live += 1;
+        seen.live_first += u32::from(!message.dup);
+        if published.will.is_some() {
+            return Ok(());
+        }
+        let repeated = published.qos == QoS::AtLeastOnce && published.repeated;
+        let too_often = match message.qos {
+            QoS::AtLeastOnce => seen.live_first > 1,
+            _ => seen.live > 1,
+        };
+        if too_often && !repeated {
+            return Err(format!("time {}", seen.live));
+        }
+        if seen.live > 1 {
+            return Ok(());
+        }
+        let order = OrderOf {
+            receiver: actor,
+            session,
+            sender: published.actor,
+            topic: published.topic.clone(),
+            sent_as: published.qos,
+            received_as: message.qos,
+        };
+        let last = self.last_in_order.get(&order).copied();
+        if let Some(last) = last.filter(|last| *last > id) {
+            let other = &self.publications[last.0 as usize];
+            let bound = published.qos > QoS::AtMostOnce || published.connection == other.connection;
+            if bound && !published.repeated && !other.repeated {
+                return Err(format!("after publication {}, which was sent later", last.0));
+            }
+        }
+        self.last_in_order.insert(order, last.map_or(id, |last| last.max(id)));
+        Ok(())
+    }
+
+    /// No older retained value after a newer one.
+    fn judge_retained(
+        &mut self,
+        actor: usize,
+        id: PubId,
+        message: &Message,
+        published: &Publication,
+    ) -> Result<(), String> {
+        let session = self.clients[actor].session;
+        let class = message.qos.min(QoS::AtLeastOnce);
+        let key = (actor, session, published.topic.clone(), class);
+        if let Some(last) = self.last_retained.insert(key, id).filter(|last| *last != id) {
+            let newer = &self.publications[last.0 as usize];
+            let older = published.done.is_some_and(|(done, _)| done < newer.sent) && !published.repeated;
+            if older && published.is_accepted() {
+                return Err(format!("an older retained value after the newer publication {}", last.0));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A message in a sentence.
+struct Shown<'a>(&'a Message);
+
+impl std::fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match named(&self.0.payload) {
+            Some(id) => write!(f, "publication {}", id.0)?,
+            None => f.write_str("a publication")?,
+        }
+        write!(f, " at {:?}", self.0.qos)?;
+        for (flag, name) in [(self.0.dup, "DUP"), (self.0.retain, "RETAIN")] {
+            if flag {
+                write!(f, ", {name}")?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,300 @@
+//! The model broker: it hears what clients send and see, and judges whether every promise was kept.
+//!
+//! It knows nothing of shards. What it holds the broker to, at once:
+//! * nobody gets what it did not subscribe to, or its own message against No Local; QoS and subscription identifiers are
+//!   those of its subscriptions;
+//! * QoS 0 at most once, QoS 2 once; a QoS 1 message comes again only marked as a duplicate (or because its publisher
+//!   repeated it);
+//! * one publisher's messages on one topic come in their order, and no older retained value after a newer one;
+//! * a session that was to be kept is there.
+//!
+//! And when all is quiet ([`Oracle::settle`]): every acknowledged publication has reached everyone whose SUBACK was seen
+//! before it was sent; Wills have fired exactly when they must; what is retained is the last acknowledged value.
+//! A loss is forgiven only where a counter of the broker admits it.
+
+mod deliveries;
+mod settle;
+mod wills;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use quelea_client::{Subscription as Asked, Text};
+use quelea_mqtt::{QoS, ReasonCode, SubscribeFilter, TopicFilter, TopicName};
+
+pub(crate) use deliveries::payload;
+pub(crate) use settle::Allowance;
+pub(crate) use wills::Firings;
+
+/// One publication: a client's, or a Will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct PubId(pub(crate) u64);
+
+/// What a client sends.
+#[derive(Clone, Debug)]
+pub(crate) struct Publication {
+    pub(crate) actor: usize,
+    /// The connection of its publisher on which it was sent first.
+    pub(crate) connection: u32,
+    pub(crate) topic: Text,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) payload_bytes: usize,
+    pub(crate) sent: Instant,
+    /// Acknowledged to the end, with this reason.
+    pub(crate) done: Option<(Instant, ReasonCode)>,
+    /// Its publisher lost its connection before it was acknowledged, and has sent it again if it could.
+    pub(crate) repeated: bool,
+    /// It may be dropped because of its age.
+    pub(crate) mortal: bool,
+    pub(crate) will: Option<Firings>,
+}
+
+impl Publication {
+    /// The broker said that it has it.
+    pub(crate) fn is_accepted(&self) -> bool {
+        self.done.is_some_and(|(_, reason)| !reason.is_error())
+    }
+}
+
+/// One SUBSCRIBE of one filter.
+#[derive(Clone, Debug)]
+pub(crate) struct Subscription {
+    pub(crate) actor: usize,
+    pub(crate) session: u32,
+    pub(crate) asked: Asked,
+    /// Its Subscription Identifier; clients of MQTT 3 have none.
+    pub(crate) id: Option<u32>,
+    /// SUBACK was seen.
+    pub(crate) granted: Option<Instant>,
+    /// UNSUBSCRIBE, or another SUBSCRIBE of the same filter, was sent.
+    pub(crate) closing: bool,
+    /// Its answer was seen, or the session has ended.
+    pub(crate) closed: Option<Instant>,
+}
+
+impl Subscription {
+    fn parsed(&self) -> SubscribeFilter<'_> {
+        SubscribeFilter::parse(&self.asked.filter, usize::MAX).expect("filters of the profile are filters")
+    }
+
+    fn matches(&self, topic: &str) -> bool {
+        let topic = TopicName::new(topic, usize::MAX).expect("topics of the profile are topics");
+        TopicFilter::matches(self.parsed().filter, topic)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.parsed().is_shared()
+    }
+}
+
+/// What the oracle knows of one client.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    /// Counts sessions: everything a client has received counts for one of them.
+    session: u32,
+    /// Whether the session outlives connections.
+    persistent: bool,
+    /// Whether CONNACK was seen in this session.
+    known: bool,
+    /// Whether the session may have expired by now.
+    may_expire: bool,
+}
+
+/// How often a publication came to one session, or to one shared group.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    any: u32,
+    live: u32,
+    live_first: u32,
+}
+
+/// The model.
+pub(crate) struct Oracle {
+    publications: Vec<Publication>,
+    subscriptions: Vec<Subscription>,
+    clients: Vec<Client>,
+    seen: BTreeMap<(usize, u32, PubId), Seen>,
+    seen_by_group: BTreeMap<(Text, PubId), Seen>,
+    last_in_order: BTreeMap<OrderOf, PubId>,
+    last_retained: BTreeMap<(usize, u32, Text, QoS), PubId>,
+    verdict: Option<String>,
+}
+
+/// Within one of these, messages come as they were sent.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct OrderOf {
+    receiver: usize,
+    session: u32,
+    sender: usize,
+    topic: Text,
+    sent_as: QoS,
+    received_as: QoS,
+}
+
+impl Oracle {
+    pub(crate) fn new(clients: usize) -> Self {
+        Self {
+            publications: Vec::new(),
+            subscriptions: Vec::new(),
+            clients: vec![Client::default(); clients],
+            seen: BTreeMap::new(),
+            seen_by_group: BTreeMap::new(),
+            last_in_order: BTreeMap::new(),
+            last_retained: BTreeMap::new(),
+            verdict: None,
+        }
+    }
+
+    /// What the broker did wrong first.
+    pub(crate) fn verdict(&self) -> Option<&str> {
+        self.verdict.as_deref()
+    }
+
+    /// The broker has done wrong.
+    pub(crate) fn accuse(&mut self, what: impl Into<String>) {
+        self.verdict.get_or_insert(what.into());
+    }
+
+    /// The number of the next publication, to be written into its payload.
+    pub(crate) fn next_publication(&self) -> PubId {
+        PubId(self.publications.len() as u64)
+    }
+
+    /// A publication was handed to a client core, or a Will to a CONNECT.
+    pub(crate) fn on_published(&mut self, publication: Publication) -> PubId {
+        let id = self.next_publication();
+        self.publications.push(publication);
+        id
+    }
+
+    pub(crate) fn on_publish_done(&mut self, id: PubId, now: Instant, reason: ReasonCode) {
+        self.publications[id.0 as usize].done = Some((now, reason));
+    }
+
+    /// Its publisher's connection ended before its acknowledgement.
+    pub(crate) fn on_repeated(&mut self, id: PubId) {
+        self.publications[id.0 as usize].repeated = true;
+    }
+
+    /// What a publication was.
+    pub(crate) fn publication(&self, id: PubId) -> &Publication {
+        &self.publications[id.0 as usize]
+    }
+
+    /// A CONNECT is sent.
+    pub(crate) fn on_connect(&mut self, actor: usize, now: Instant, clean: bool, persistent: bool) {
+        if clean {
+            self.end_session(actor, now);
+        }
+        self.clients[actor].persistent = persistent;
+    }
+
+    /// Time enough may have passed for a session to expire.
+    pub(crate) fn on_may_expire(&mut self, actor: usize) {
+        self.clients[actor].may_expire = true;
+    }
+
+    /// CONNACK.
+    pub(crate) fn on_connected(&mut self, actor: usize, now: Instant, session_present: bool) {
+        let client = &mut self.clients[actor];
+        let expected = client.known && client.persistent && !client.may_expire;
+        client.may_expire = false;
+        if session_present {
+            client.known = true;
+            return;
+        }
+        if expected {
+            self.accuse(format!("the session of client {actor} is gone"));
+        }
+        if self.clients[actor].known {
+            self.end_session(actor, now);
+        }
+        self.clients[actor].known = true;
+    }
+
+    fn end_session(&mut self, actor: usize, now: Instant) {
+        let client = &mut self.clients[actor];
+        let session = client.session;
+        client.session += 1;
+        client.known = false;
+        for subscription in &mut self.subscriptions {
+            if subscription.actor == actor && subscription.session == session {
+                subscription.closed.get_or_insert(now);
+            }
+        }
+    }
+
+    /// SUBSCRIBE is sent: its number.
+    pub(crate) fn on_subscribe(&mut self, actor: usize, asked: Asked, id: Option<u32>) -> usize {
+        self.close_filter(actor, &asked.filter);
+        let session = self.clients[actor].session;
+        self.subscriptions.push(Subscription {
+            actor,
+            session,
+            asked,
+            id,
+            granted: None,
+            closing: false,
+            closed: None,
+        });
+        self.subscriptions.len() - 1
+    }
+
+    /// SUBACK.
+    pub(crate) fn on_suback(&mut self, number: usize, now: Instant, reason: ReasonCode) {
+        let subscription = &mut self.subscriptions[number];
+        if reason.is_error() {
+            subscription.closed.get_or_insert(now);
+            return;
+        }
+        let asked = subscription.asked.options.qos;
+        subscription.granted = Some(now);
+        let (actor, filter) = (subscription.actor, subscription.asked.filter.clone());
+        if reason.as_u8() != asked.as_u8() {
+            self.accuse(format!("client {actor} asked for {filter} with {asked:?} and got {reason}"));
+        }
+        self.answered(actor, &filter, number, now);
+    }
+
+    /// UNSUBSCRIBE is sent: filters asked for so far are closing.
+    pub(crate) fn on_unsubscribe(&mut self, actor: usize, filter: &Text) -> usize {
+        self.close_filter(actor, filter);
+        self.subscriptions.len()
+    }
+
+    /// UNSUBACK of what [`Self::on_unsubscribe`] numbered.
+    pub(crate) fn on_unsuback(&mut self, actor: usize, filter: &Text, number: usize, now: Instant) {
+        self.answered(actor, filter, number, now);
+    }
+
+    fn close_filter(&mut self, actor: usize, filter: &Text) {
+        let session = self.clients[actor].session;
+        for older in &mut self.subscriptions {
+            if older.actor == actor && older.session == session && older.asked.filter == *filter {
+                older.closing = true;
+            }
+        }
+    }
+
+    fn answered(&mut self, actor: usize, filter: &Text, number: usize, now: Instant) {
+        let session = self.clients[actor].session;
+        for older in &mut self.subscriptions[..number] {
+            if older.actor == actor && older.session == session && older.asked.filter == *filter {
+                older.closed.get_or_insert(now);
+            }
+        }
+    }
+
+    /// Filters that a client has asked for and not given up, in its present session.
+    pub(crate) fn open_filters(&self, actor: usize) -> Vec<Text> {
+        let session = self.clients[actor].session;
+        self.subscriptions
+            .iter()
+            .filter(|sub| {
+                sub.actor == actor && sub.session == session && !sub.closing && sub.closed.is_none()
+            })
+            .map(|sub| sub.asked.filter.clone())
+            .collect()
+    }
+}

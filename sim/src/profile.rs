@@ -1,0 +1,356 @@
+//! What kind of storm a run is: who is there, what they do, how hostile the network is, and how little room there is.
+//!
+//! A profile names what is tried; the seed draws the rest. Every rule of "Publish across shards" has the profile that
+//! presses on it most.
+
+use core::ops::Range;
+use std::time::Duration;
+
+use quelea_router::MeshConfig;
+use quelea_shard::{OnFull, OnSlow, Settings};
+
+/// What a run tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Profile {
+    /// Clients that publish to each other, with small queues: nobody may lock up.
+    Mutual,
+    /// Rings of capacity 1, windows of 1: every lane is always full.
+    Tiny,
+    /// Persistent sessions that move between shards under traffic, and are taken over.
+    Moving,
+    /// Retained values that change while subscribers come.
+    Retained,
+    /// Shared groups whose members leave with unacknowledged messages.
+    Groups,
+    /// Sessions without clients, small offline queues, sessions that expire.
+    Offline,
+    /// Subscribers that stop reading or acknowledge late.
+    Slow,
+    /// Clients that die, with and without Will Delay.
+    Wills,
+    /// All of it.
+    Mixed,
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Mutual,
+        Self::Tiny,
+        Self::Moving,
+        Self::Retained,
+        Self::Groups,
+        Self::Offline,
+        Self::Slow,
+        Self::Wills,
+        Self::Mixed,
+    ];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mutual => "mutual",
+            Self::Tiny => "tiny",
+            Self::Moving => "moving",
+            Self::Retained => "retained",
+            Self::Groups => "groups",
+            Self::Offline => "offline",
+            Self::Slow => "slow",
+            Self::Wills => "wills",
+            Self::Mixed => "mixed",
+        }
+    }
+
+    /// The profile of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|profile| profile.name() == name)
+    }
+}
+
+/// One run, drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) shards: usize,
+    /// Clients beside the watcher and the probe.
+    pub(crate) clients: usize,
+    pub(crate) settings: Settings,
+    pub(crate) mesh: MeshConfig,
+    pub(crate) storm: Duration,
+    pub(crate) wire: Wire,
+    pub(crate) habits: Habits,
+}
+
+/// How hostile network and machine are.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    /// One way.
+    pub(crate) delay_us: Range<u64>,
+    /// Percent of writes that are cut to pieces, down to single bytes.
+    pub(crate) cut_percent: u32,
+    /// Until the kernel has taken a write.
+    pub(crate) write_us: Range<u64>,
+    /// What a turn takes.
+    pub(crate) turn_us: Range<u64>,
+    /// Percent of turns after which the shard's thread does not run for a while.
+    pub(crate) preempt_percent: u32,
+    pub(crate) preempt_us: Range<u64>,
+    /// From a bell to the turn that it causes.
+    pub(crate) wake_us: Range<u64>,
+    /// Inputs that one turn takes in.
+    pub(crate) batch: usize,
+}
+
+/// What clients do. Weights are relative to each other; percentages are of the thing they stand behind.
+#[derive(Clone, Debug)]
+pub(crate) struct Habits {
+    pub(crate) act_us: Range<u64>,
+    pub(crate) publish: u32,
+    pub(crate) subscribe: u32,
+    pub(crate) unsubscribe: u32,
+    pub(crate) leave: u32,
+    pub(crate) crash: u32,
+    pub(crate) vanish: u32,
+    pub(crate) supplant: u32,
+    pub(crate) stall: u32,
+    pub(crate) burst: usize,
+    pub(crate) topics: usize,
+    pub(crate) qos_weights: [u32; 3],
+    pub(crate) retain_percent: u32,
+    pub(crate) clear_percent: u32,
+    pub(crate) large_percent: u32,
+    pub(crate) expiry_percent: u32,
+    pub(crate) persistent_percent: u32,
+    pub(crate) clean_percent: u32,
+    pub(crate) wander_percent: u32,
+    pub(crate) v3_percent: u32,
+    pub(crate) will_percent: u32,
+    pub(crate) will_delay_percent: u32,
+    pub(crate) share_percent: u32,
+    pub(crate) wildcard_percent: u32,
+    pub(crate) slow_ack_percent: u32,
+    pub(crate) away_us: Range<u64>,
+    pub(crate) stall_us: Range<u64>,
+    pub(crate) session_expiry_s: u32,
+    pub(crate) receive_max: Range<u16>,
+    pub(crate) keep_alive_s: u16,
+}
+
+impl Plan {
+    /// Draws a run.
+    pub(crate) fn draw(profile: Profile, random: &mut fastrand::Rng) -> Self {
+        let mut plan = Self::calm_weather(random);
+        match profile {
+            Profile::Mutual => plan.mutual(random),
+            Profile::Tiny => plan.tiny(random),
+            Profile::Moving => plan.moving(random),
+            Profile::Retained => plan.retained(random),
+            Profile::Groups => plan.groups(random),
+            Profile::Offline => plan.offline(random),
+            Profile::Slow => plan.slow(random),
+            Profile::Wills => plan.wills(random),
+            Profile::Mixed => plan.mixed(random),
+        }
+        plan
+    }
+
+    fn calm_weather(random: &mut fastrand::Rng) -> Self {
+        let settings = Settings {
+            full_deadline: Duration::from_secs(2),
+            close_deadline: Duration::from_secs(2),
+            receive_max: random.u16(2..32),
+            inflight_max: random.u16(1..32),
+            deliver_window: random.u32(2..64),
+            forward_window: random.u32(2..64),
+            ..Settings::default()
+        };
+        let ring = |random: &mut fastrand::Rng| 1 << random.u32(1..7);
+        let mesh = MeshConfig {
+            replies: ring(random),
+            control: ring(random),
+            forward: ring(random),
+            deliver: ring(random),
+        };
+        Self {
+            shards: random.usize(2..5),
+            clients: random.usize(3..9),
+            settings,
+            mesh,
+            storm: Duration::from_millis(random.u64(1_000..6_000)),
+            wire: Wire::draw(random),
+            habits: Habits::draw(random),
+        }
+    }
+
+    fn mutual(&mut self, random: &mut fastrand::Rng) {
+        self.settings.queue_messages_max = random.usize(1..12);
+        self.settings.deliver_window = random.u32(1..8);
+        self.settings.receive_max = random.u16(1..8);
+        self.habits.topics = 2;
+        self.habits.publish = 60;
+        self.habits.burst = 8;
+        self.habits.wildcard_percent = 60;
+        self.habits.stall = 1;
+        self.habits.crash = 1;
+    }
+
+    fn tiny(&mut self, random: &mut fastrand::Rng) {
+        self.shards = random.usize(2..9);
+        self.mesh = MeshConfig { replies: 1, control: 1, forward: 1, deliver: 1 };
+        self.settings.deliver_window = 1;
+        self.settings.forward_window = 1;
+        self.settings.receive_max = random.u16(1..4);
+        self.settings.inflight_max = random.u16(1..3);
+        self.habits.retain_percent = 20;
+        self.habits.share_percent = 15;
+        self.wire.preempt_percent = 5;
+    }
+
+    fn moving(&mut self, random: &mut fastrand::Rng) {
+        self.habits.persistent_percent = 90;
+        self.habits.clean_percent = random.u32(0..30);
+        self.habits.wander_percent = 90;
+        self.habits.crash = 6;
+        self.habits.leave = 4;
+        self.habits.supplant = 6;
+        self.habits.away_us = 0..200_000;
+        self.habits.retain_percent = random.u32(0..10);
+        self.wire.preempt_percent = random.u32(0..10);
+        self.settings.deliver_window = random.u32(1..8);
+    }
+
+    fn retained(&mut self, random: &mut fastrand::Rng) {
+        self.habits.retain_percent = 80;
+        self.habits.clear_percent = random.u32(0..20);
+        self.habits.subscribe = 25;
+        self.habits.unsubscribe = 10;
+        self.habits.topics = random.usize(2..12);
+        self.habits.qos_weights = [1, 5, 5];
+        self.settings.forward_window = random.u32(1..8);
+        self.wire.preempt_percent = random.u32(0..10);
+    }
+
+    fn groups(&mut self, random: &mut fastrand::Rng) {
+        self.habits.share_percent = 70;
+        self.habits.slow_ack_percent = 60;
+        self.habits.crash = 4;
+        self.habits.leave = 3;
+        self.habits.unsubscribe = 5;
+        self.habits.supplant = 3;
+        self.habits.v3_percent = 10;
+        self.wire.preempt_percent = random.u32(0..8);
+    }
+
+    fn offline(&mut self, random: &mut fastrand::Rng) {
+        self.habits.persistent_percent = 80;
+        self.habits.away_us = 100_000..4_000_000;
+        self.habits.leave = 6;
+        self.habits.crash = 4;
+        self.habits.expiry_percent = random.u32(0..30);
+        self.habits.session_expiry_s = if random.bool() { 1 } else { 3_600 };
+        self.settings.queue_messages_max = random.usize(1..40);
+        self.settings.on_full = match random.u8(0..3) {
+            0 => OnFull::DropOldest,
+            1 => OnFull::DropNew,
+            _ => OnFull::EndSession,
+        };
+    }
+
+    fn slow(&mut self, random: &mut fastrand::Rng) {
+        self.habits.stall = 6;
+        self.habits.stall_us = 100_000..8_000_000;
+        self.habits.slow_ack_percent = 40;
+        self.habits.large_percent = 30;
+        self.habits.burst = 6;
+        self.settings.queue_messages_max = random.usize(1..30);
+        self.settings.on_slow = match random.u8(0..3) {
+            0 => OnSlow::Disconnect,
+            1 => OnSlow::DropOldest,
+            _ => OnSlow::DropNew,
+        };
+    }
+
+    fn wills(&mut self, random: &mut fastrand::Rng) {
+        self.habits.will_percent = 95;
+        self.habits.will_delay_percent = random.u32(0..50);
+        self.habits.crash = 8;
+        self.habits.vanish = 4;
+        self.habits.leave = 6;
+        self.habits.supplant = 6;
+        self.habits.clean_percent = 30;
+    }
+
+    fn mixed(&mut self, random: &mut fastrand::Rng) {
+        self.shards = random.usize(1..9);
+        self.clients = random.usize(2..14);
+        self.habits.retain_percent = random.u32(0..40);
+        self.habits.share_percent = random.u32(0..40);
+        self.habits.persistent_percent = random.u32(20..90);
+        self.habits.crash = random.u32(0..6);
+        self.habits.vanish = random.u32(0..3);
+        self.habits.supplant = random.u32(0..6);
+        self.habits.stall = random.u32(0..4);
+        self.habits.will_percent = random.u32(0..60);
+        self.habits.slow_ack_percent = random.u32(0..50);
+        self.wire.preempt_percent = random.u32(0..10);
+        self.settings.queue_messages_max = 1 << random.u32(1..10);
+        self.settings.deliver_window = 1 << random.u32(0..6);
+    }
+}
+
+impl Wire {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        let near = random.bool();
+        Self {
+            delay_us: if near { 5..200 } else { 1_000..30_000 },
+            cut_percent: random.u32(0..30),
+            write_us: 1..2_000,
+            turn_us: 5..60,
+            preempt_percent: random.u32(0..3),
+            preempt_us: 1_000..30_000,
+            wake_us: 2..60,
+            batch: random.usize(1..64),
+        }
+    }
+
+    /// The same network without faults.
+    pub(crate) fn calm(&mut self) {
+        self.preempt_percent = 0;
+    }
+}
+
+impl Habits {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        Self {
+            act_us: 2_000..random.u64(20_000..120_000),
+            publish: 40,
+            subscribe: 8,
+            unsubscribe: 3,
+            leave: 1,
+            crash: 1,
+            vanish: 0,
+            supplant: 1,
+            stall: 0,
+            burst: 3,
+            topics: random.usize(2..7),
+            qos_weights: [2, 5, 5],
+            retain_percent: random.u32(0..10),
+            clear_percent: 0,
+            large_percent: random.u32(0..5),
+            expiry_percent: 0,
+            persistent_percent: random.u32(0..100),
+            clean_percent: random.u32(0..30),
+            wander_percent: 50,
+            v3_percent: 25,
+            will_percent: 20,
+            will_delay_percent: 0,
+            share_percent: 0,
+            wildcard_percent: 40,
+            slow_ack_percent: random.u32(0..30),
+            away_us: 0..500_000,
+            stall_us: 10_000..1_000_000,
+            session_expiry_s: 3_600,
+            receive_max: 1..20,
+            keep_alive_s: 8,
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! One run, from the empty stage to the checked books.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use quelea_client::{Farewell, Subscription};
+use quelea_mqtt::{QoS, ReasonCode, Version};
+use quelea_shard::OnFull;
+use quelea_shard::counters::Counters;
+
+use crate::actor::{Actor, Character, Role, new_core};
+use crate::event::Event;
+use crate::oracle::Allowance;
+use crate::profile::{Plan, Profile};
+use crate::world::{Act, World};
+
+/// Whether a run tells what happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Story {
+    /// It does not.
+    Silent,
+    /// Line by line.
+    Told,
+}
+
+/// A run in which every promise was kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Over every byte, time and door action.
+    pub hash: u64,
+    /// Events of the run.
+    pub events: u64,
+    /// Virtual time that it took.
+    pub virtual_time: Duration,
+    /// The story, if it was to be told.
+    pub story: Vec<String>,
+    /// The broker's counters, summed over its shards.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Which.
+    pub what: String,
+    /// The story, if it was to be told.
+    pub story: Vec<String>,
+}
+
+/// Plays one seed of one profile. `base` is the Instant that virtual time counts from; it has no influence.
+///
+/// # Errors
+/// The first promise that was not kept; also an assertion of the broker that does not hold.
+pub fn run(base: Instant, profile: Profile, seed: u64, story: Story) -> Result<Report, Failure> {
+    let mut random = fastrand::Rng::with_seed(seed ^ (profile as u64 + 1) << 56);
+    let plan = Plan::draw(profile, &mut random);
+    let mut world = World::new(base, plan, random, story == Story::Told);
+    let played = catch_unwind(AssertUnwindSafe(|| world.play()));
+    let outcome = match played {
+        Ok(outcome) => outcome,
+        Err(panic) => Err(format!("an assertion does not hold: {}", said(&*panic))),
+    };
+    let told = world.trace.take_story();
+    match outcome {
+        Ok(()) => Ok(Report {
+            hash: world.trace.hash(),
+            events: world.events.entered(),
+            virtual_time: world.at(),
+            story: told,
+            counters: world.books(),
+        }),
+        Err(what) => Err(Failure { what, story: told }),
+    }
+}
+
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+impl World {
+    fn play(&mut self) -> Result<(), String> {
+        self.set_up()?;
+        self.storm()?;
+        self.calm()?;
+        self.curtain()
+    }
+
+    fn verdict(&self) -> Result<(), String> {
+        match self.oracle.verdict() {
+            None => Ok(()),
+            Some(what) => Err(format!("{what} (at {:?})", self.at())),
+        }
+    }
+
+    /// Lets things happen until `done`, looking every few milliseconds; an error after `bound`.
+    fn until(
+        &mut self,
+        bound: Duration,
+        what: &str,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) -> Result<(), String> {
+        let end = self.now + bound;
+        self.events.push(self.now, Event::Look);
+        loop {
+            if self.step().is_some() {
+                if done(self) {
+                    return self.verdict();
+                }
+                if self.now >= end {
+                    return Err(format!("{what} took more than {bound:?}: {}", self.complaint()));
+                }
+                self.events.push(self.now + LOOK, Event::Look);
+            }
+            self.verdict()?;
+        }
+    }
+
+    fn set_up(&mut self) -> Result<(), String> {
+        let clients = self.plan.clients;
+        for index in 0..clients + 2 {
+            let role = match index {
+                WATCHER => Role::Watcher,
+                _ if index == clients + 1 => Role::Probe,
+                _ => Role::Player,
+            };
+            let character = self.character(index, role);
+            let core = new_core(&character, true, None, 0);
+            self.actors.push(Actor::new(character, core));
+            self.renew(index, true);
+        }
+        let shard = self.random.usize(0..self.nodes.len());
+        self.open(WATCHER, shard);
+        self.until(SETTLE, "the watcher's CONNECT", |world| world.actors[WATCHER].core.is_connected())?;
+        self.subscribe_to(WATCHER, Subscription::new("will/#", QoS::ExactlyOnce));
+        self.drain_client(WATCHER);
+        self.until(SETTLE, "the watcher's SUBSCRIBE", |world| world.actors[WATCHER].is_idle())
+    }
+
+    fn character(&mut self, index: usize, role: Role) -> Character {
+        let habits = self.plan.habits.clone();
+        let player = role == Role::Player;
+        let wants_will = player && self.percent(habits.will_percent);
+        Character {
+            name: format!("client-{index}"),
+            role,
+            version: if player && self.percent(habits.v3_percent) { Version::V311 } else { Version::V5 },
+            persistent: role == Role::Watcher || player && self.percent(habits.persistent_percent),
+            session_expiry_s: if player { habits.session_expiry_s } else { 3_600 },
+            keep_alive_s: habits.keep_alive_s,
+            receive_max: if player { self.random.u16(habits.receive_max) } else { 100 },
+            in_flight_max: self.random.u16(1..32),
+            slow_acks: player && self.percent(habits.slow_ack_percent),
+            wants_will,
+            will_delay_s: if self.percent(habits.will_delay_percent) { self.random.u32(1..4) } else { 0 },
+        }
+    }
+
+    fn storm(&mut self) -> Result<(), String> {
+        self.phase = Act::Storm;
+        self.tell(|| "the storm begins".to_owned());
+        for actor in 0..=self.plan.clients {
+            let begin = Duration::from_micros(self.random.u64(0..100_000));
+            self.events.push(self.now + begin, Event::Act { actor });
+        }
+        let end = self.now + self.plan.storm;
+        self.until(self.plan.storm + LOOK, "the storm", |world| world.now >= end)
+    }
+
+    /// No faults from here on: the broker has a bounded time to do all that it owes.
+    fn calm(&mut self) -> Result<(), String> {
+        self.phase = Act::Calm;
+        self.tell(|| "calm".to_owned());
+        self.plan.wire.calm();
+        let began = self.now;
+        let result = self.until(CALM, "settling", |world| {
+            let quiet = world.now >= world.last_delivery.max(began) + QUIET;
+            quiet && world.owes_nothing()
+        });
+        self.tell(|| "all is quiet".to_owned());
+        result
+    }
+
+    fn owes_nothing(&mut self) -> bool {
+        let clients = self.plan.clients;
+        self.actors[..=clients].iter().all(Actor::is_idle)
+            && self.nodes.iter_mut().all(|node| {
+                let counters = node.shard.counters();
+                counters.tickets == 0 && counters.parked == 0 && counters.waiting_credit == 0
+            })
+    }
+
+    /// Who or what is not done.
+    fn complaint(&mut self) -> String {
+        let waiting: Vec<String> = self
+            .actors
+            .iter()
+            .enumerate()
+            .filter(|(_, actor)| !actor.is_idle() && actor.character.role != Role::Probe)
+            .map(|(index, actor)| {
+                format!(
+                    "client {index} on shard {} (connected {}, in flight {}, requests {})",
+                    actor.shard,
+                    actor.core.is_connected(),
+                    actor.core.in_flight(),
+                    actor.requests.len()
+                )
+            })
+            .collect();
+        let shards: Vec<String> = self
+            .nodes
+            .iter_mut()
+            .enumerate()
+            .map(|(index, node)| {
+                let c = node.shard.counters().clone();
+                format!(
+                    "shard {index}: {:?}, sessions {}, tickets {}, parked {}, waiting for credit {}",
+                    node.thread, c.sessions, c.tickets, c.parked, c.waiting_credit
+                )
+            })
+            .collect();
+        format!("{}; {}", waiting.join(", "), shards.join("; "))
+    }
+
+    fn curtain(&mut self) -> Result<(), String> {
+        self.phase = Act::Curtain;
+        let probe = self.plan.clients + 1;
+        self.open(probe, 0);
+        self.until(SETTLE, "the probe's CONNECT", |world| world.actors[probe].core.is_connected())?;
+        self.subscribe_to(probe, Subscription::new("#", QoS::AtLeastOnce));
+        self.drain_client(probe);
+        let asked = self.now;
+        self.until(SETTLE, "the probe's SUBSCRIBE", |world| {
+            let quiet = world.now >= world.last_delivery.max(asked) + QUIET;
+            quiet && world.actors[probe].is_idle()
+        })?;
+        let found = std::mem::take(&mut self.actors[probe].found);
+        let allowance = self.allowance();
+        self.oracle.settle(WATCHER, allowance, &found);
+        self.verdict()?;
+        self.check_matched()?;
+        self.everyone_leaves()?;
+        let sum = self.sum();
+        let retained: usize = found.keys().map(|topic| topic.len() + RETAINED_ENTRY_BYTES).sum();
+        let charged = sum.retained_bytes.saturating_sub(retained as u64);
+        if sum.retained as usize != found.len() || sum.memory_bytes != charged {
+            return Err(format!(
+                "memory is not given back: {} bytes are charged, {} of them for {} retained messages (a probe found {})",
+                sum.memory_bytes,
+                charged,
+                sum.retained,
+                found.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Messages matched = sent + dropped + expired, now that none waits. Messages of shared groups may be sent to one
+    /// member and then to another, so with groups the books say less.
+    fn check_matched(&mut self) -> Result<(), String> {
+        let c = self.sum();
+        let gone = c.publishes_sent
+            + c.dropped_qos0_full
+            + c.dropped_qos0_offline
+            + c.dropped_qos0_memory
+            + c.dropped_qos0_group
+            + c.dropped_offline_full
+            + c.dropped_slow
+            + c.dropped_group_full
+            + c.dropped_too_large
+            + c.dropped_session_end
+            + c.expired;
+        let groups = self.plan.habits.share_percent > 0;
+        if c.messages_matched == gone || groups && c.messages_matched <= gone + c.dropped_session_end {
+            return Ok(());
+        }
+        Err(format!(
+            "the books: {} messages matched, {gone} sent, dropped or expired: {c:?}",
+            c.messages_matched
+        ))
+    }
+
+    fn allowance(&mut self) -> Allowance {
+        let c = self.sum();
+        let dropped = c.dropped_offline_full + c.dropped_slow + c.dropped_too_large + c.expired;
+        Allowance { sessions: dropped, groups: dropped + c.dropped_group_full + c.dropped_session_end }
+    }
+
+    /// All sessions end: those that would outlive their connection by a farewell, or by a clean start.
+    fn everyone_leaves(&mut self) -> Result<(), String> {
+        for actor in 0..self.actors.len() {
+            let character = &mut self.actors[actor].character;
+            let v5 = character.version == Version::V5;
+            let expiry = (v5 && character.persistent).then_some(0);
+            let again = !v5 && character.persistent;
+            character.persistent = false;
+            let farewell = Farewell { reason: ReasonCode::NORMAL_DISCONNECTION, session_expiry_s: expiry };
+            self.actors[actor].core.disconnect(self.now, farewell).map_err(|refusal| refusal.to_string())?;
+            self.drain_client(actor);
+            if again {
+                self.renew(actor, true);
+                let shard = self.actors[actor].shard;
+                self.open(actor, shard);
+                self.until(SETTLE, "a clean start", |world| world.actors[actor].core.is_connected())?;
+                let farewell = Farewell::from(ReasonCode::NORMAL_DISCONNECTION);
+                self.actors[actor]
+                    .core
+                    .disconnect(self.now, farewell)
+                    .map_err(|refusal| refusal.to_string())?;
+                self.drain_client(actor);
+            }
+        }
+        self.until(SETTLE, "the end of all sessions", |world| {
+            let sum = world.sum();
+            sum.sessions == 0 && sum.links == 0 && sum.groups == 0 && sum.subscriptions == 0
+        })
+    }
+
+    fn sum(&mut self) -> Counters {
+        let mut sum = Counters::default();
+        for node in &mut self.nodes {
+            sum.add(node.shard.counters());
+        }
+        sum
+    }
+
+    fn books(&mut self) -> Vec<(&'static str, u64)> {
+        let mut books = Vec::new();
+        self.sum().for_each(|figure| books.push((figure.name, figure.value)));
+        books
+    }
+
+    /// Whether sessions may be gone although their client did not ask for it.
+    pub(crate) fn sessions_are_mortal(&self) -> bool {
+        self.plan.settings.on_full == OnFull::EndSession || self.plan.habits.session_expiry_s < 100
+    }
+}
+
+/// The client that sees every Will.
+pub(crate) const WATCHER: usize = 0;
+
+/// Between two looks of the director.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// No message for so long, and nothing owed: the run is quiet. Longer than the pause between two attempts to connect, and
+/// than the longest way of a message from shard to shard.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// The broker must have settled by then: keep alive of vanished clients, deadlines of full queues, Will Delay.
+const CALM: Duration = Duration::from_secs(60);
+
+/// For one exchange on a calm network.
+const SETTLE: Duration = Duration::from_secs(30);
+
+/// What the store of retained messages charges beside message and topic.
+const RETAINED_ENTRY_BYTES: usize = 64;
