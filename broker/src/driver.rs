@@ -19,7 +19,8 @@ use quelea_router::ShardSet;
 use quelea_shard::quic::{Path, Transmit};
 use quelea_shard::turn::Driver;
 use quelea_shard::{
-    Completion, DoorAction, DoorEnd, DoorId as ShardDoor, Order, Request, RequestId, Shard, Work,
+    Action, Completion, DoorAction, DoorEnd, DoorId as ShardDoor, Order, Permissions, Request, RequestId,
+    Shard, Work,
 };
 use quelea_udp_io::{Close, Closed, Datagram, DoorId, Doorbell, ListenerId, Outgoing, Ring, Sink, UdpId};
 
@@ -45,8 +46,8 @@ pub(crate) struct RingDriver {
     listeners: Vec<ListenerId>,
     bells: Arc<[Doorbell]>,
     orders: Receiver<ShardOrder>,
-    /// Requests that the policy has let pass, answered before the next wait.
-    allowed: Vec<RequestId>,
+    /// What the policy has answered, handed over before the next wait.
+    answers: Vec<(RequestId, Completion)>,
     /// The end of the longest wait.
     pub(crate) awake_by: Instant,
     /// What [`ShardThread`](crate::shard_thread::ShardThread) is to do after the turn.
@@ -78,8 +79,8 @@ pub(crate) struct DriverParts {
 impl RingDriver {
     pub(crate) fn new(parts: DriverParts, now: Instant) -> Self {
         let DriverParts { ring, udp, listeners, bells, orders } = parts;
-        let (allowed, asked) = (Vec::new(), Asked::default());
-        Self { ring, udp, listeners, bells, orders, allowed, awake_by: now, asked }
+        let (answers, asked) = (Vec::new(), Asked::default());
+        Self { ring, udp, listeners, bells, orders, answers, awake_by: now, asked }
     }
 
     pub(crate) fn ring(&self) -> &Ring {
@@ -121,8 +122,8 @@ impl Driver for RingDriver {
         let now = Instant::now();
         let mut wait =
             until.map_or(self.awake_by, |until| until.min(self.awake_by)).saturating_duration_since(now);
-        for id in self.allowed.drain(..) {
-            shard.handle_completion(now, id, Completion::Authenticated(Ok(())));
+        for (id, answer) in self.answers.drain(..) {
+            shard.handle_completion(now, id, answer);
             wait = Duration::ZERO;
         }
         let mut input = Input { shard, now: None, rung: false };
@@ -155,11 +156,16 @@ impl Driver for RingDriver {
     }
 
     fn request(&mut self, request: Request) {
-        match request.work {
+        let answer = match request.work {
             // The only policy there is: whoever can reach the broker may use it. The configuration has made sure that
             // this is meant.
-            Work::Authenticate { .. } => self.allowed.push(request.id),
-        }
+            Work::Authenticate { .. } => Completion::Authenticated(Ok(Permissions::Everything)),
+            Work::Authorize { action: Action::Publish { .. }, .. } => Completion::Authorized(vec![true]),
+            Work::Authorize { action: Action::Subscribe { filters }, .. } => {
+                Completion::Authorized(vec![true; filters.len()])
+            }
+        };
+        self.answers.push((request.id, answer));
     }
 
     fn submit(&mut self) {

@@ -131,6 +131,8 @@ counters! {
     dropped_session_end: Counter,
     #[doc = "Messages expired before they were sent."]
     expired: Counter,
+    #[doc = "Publications and subscriptions denied."]
+    denied: Counter,
     #[doc = "Retained messages refused because the partition is full."]
     retained_refused: Counter,
     #[doc = "Retained messages removed because they expired."]

@@ -102,6 +102,15 @@ impl Budget {
         Charge { bytes, used: Arc::clone(&self.used) }
     }
 
+    /// Changes what one buffer is charged with, from `before` to `after` bytes.
+    pub fn recharge(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes charged now.
     pub fn used_bytes(&self) -> usize {
         self.used.load(Ordering::Relaxed)

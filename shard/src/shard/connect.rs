@@ -12,7 +12,7 @@ use crate::link::{Connecting, LinkState};
 use crate::publication::Publication;
 use crate::session::{PendingWill, Presence};
 
-use super::{Request, RequestId, Shard, Work};
+use super::{Permissions, Request, RequestId, Shard, Work};
 
 impl Shard {
     /// The first packet of a connection.
@@ -34,6 +34,7 @@ impl Shard {
                 client_id: Arc::clone(&connecting.client_id),
                 user_name: connect.user_name.map(Into::into),
                 password: connect.password.map(Into::into),
+                will_topic: connect.will.as_ref().map(|will| will.topic.as_str().into()),
                 peer: self.links[key].peer,
             },
         };
@@ -106,11 +107,17 @@ impl Shard {
     }
 
     /// The authenticator has answered.
-    pub(super) fn authenticated(&mut self, now: Instant, key: LinkKey, verdict: Result<(), ReasonCode>) {
+    pub(super) fn authenticated(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        verdict: Result<Permissions, ReasonCode>,
+    ) {
         let Some(link) = self.links.get_mut(key) else { return };
         let LinkState::Authenticating(_) = link.state else { return };
-        if let Err(reason) = verdict {
-            return self.refuse_connect(now, key, reason);
+        match verdict {
+            Ok(permissions) => link.permissions = permissions,
+            Err(reason) => return self.refuse_connect(now, key, reason),
         }
         let LinkState::Authenticating(connecting) =
             core::mem::replace(&mut link.state, LinkState::AwaitConnect)

@@ -50,6 +50,7 @@ impl Shard {
                 Carrier::Door(door) => self.write_door(key, door),
                 Carrier::Stream(conn, stream) => self.write_stream(now, key, conn, stream),
             }
+            self.recharge_link(key);
         }
     }
 

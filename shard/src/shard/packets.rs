@@ -11,8 +11,8 @@ use crate::link::{CloseHow, Link, LinkState};
 use crate::publication::Publication;
 use crate::session::{Outgoing, PublishVerdict};
 
-use super::Shard;
 use super::sessions::WillAt;
+use super::{Permissions, Shard};
 
 impl Shard {
     /// One whole packet.
@@ -36,6 +36,9 @@ impl Shard {
             (LinkState::AwaitConnect, Packet::Connect(connect)) => self.on_connect(now, key, &connect),
             (LinkState::Online(session), packet) => {
                 let session = *session;
+                if link.permissions == Permissions::Ask && self.ask_permission(key, session, &packet, bytes) {
+                    return;
+                }
                 if let Err(reason) = self.on_packet(now, key, session, packet) {
                     self.refuse_packet(now, key, reason);
                 }
@@ -45,7 +48,7 @@ impl Shard {
         }
     }
 
-    fn on_packet(
+    pub(super) fn on_packet(
         &mut self,
         now: Instant,
         key: LinkKey,
@@ -62,7 +65,8 @@ impl Shard {
             }
             Packet::PubComp(ack) => self.on_pubcomp(now, key, session, &ack),
             Packet::Subscribe(subscribe) => {
-                self.on_subscribe(now, key, session, &subscribe);
+                let allowed: smallvec::SmallVec<[bool; 8]> = subscribe.filters().map(|_| true).collect();
+                self.on_subscribe(now, key, session, &subscribe, &allowed);
                 Ok(())
             }
             Packet::Unsubscribe(unsubscribe) => {
@@ -128,15 +132,13 @@ impl Shard {
             _ => {}
         }
         self.counters.publishes_received += 1;
-        let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
         if reserved {
             // The broker's own topics are not for clients.
-            if let Some(number) = ack {
-                self.links[key].acks.settle(number, ReasonCode::NOT_AUTHORIZED);
-                self.send_acks(key);
-            }
+            link.received_in_flight -= u16::from(publish.packet_id.is_some());
+            self.deny_publish(key, session, publish);
             return Ok(());
         }
+        let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
         let message = Publication::from_publish(now, publish, topic, publisher, &self.budget);
         self.publish_from(now, key, message, ack);
         Ok(())

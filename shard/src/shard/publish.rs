@@ -36,14 +36,14 @@ impl Shard {
             }
             return;
         }
-        self.publish_on(now, key, message, ack, road);
+        self.publish_on(now, key, &message, ack, road);
     }
 
-    fn publish_on(&mut self, now: Instant, key: LinkKey, message: Message, ack: Option<u64>, road: Road) {
+    fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
         let link = &mut self.links[key];
         link.road = road;
         link.on_road += 1;
-        let settled = self.publish(now, &message, Origin::Link { link: key, ack });
+        let settled = self.publish(now, message, Origin::Link { link: key, ack });
         if let Some(reason) = settled {
             self.publication_settled(now, key, ack, reason);
         }

@@ -127,7 +127,7 @@ impl Shard {
 
     /// The last bytes were not taken in time, or there is no time for them.
     fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
-        let link = self.links.remove(key).expect("the caller has seen it");
+        let link = self.drop_link(key).expect("the caller has seen it");
         match link.carrier {
             Carrier::Door(door) => {
                 self.doors.remove(&door);

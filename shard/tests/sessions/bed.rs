@@ -11,7 +11,7 @@ use quelea_mqtt::{
     Subscribe, SubscribeFilter, SubscriptionOptions, Unsubscribe, Version,
 };
 use quelea_router::{MeshConfig, ShardId};
-use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Settings, Shard, ShardParts};
+use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Permissions, Settings, Shard, ShardParts, Work};
 
 /// A client's end of a byte stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub(crate) struct Bed {
     pub(crate) now: Instant,
     pub(crate) shards: Vec<Shard>,
     pub(crate) wires: BTreeMap<Client, Wire>,
+    /// Answers what a side thread would.
+    pub(crate) policy: fn(&Work) -> Completion,
     next_door: u64,
 }
 
@@ -69,7 +71,7 @@ impl Bed {
                 Shard::new(settings.clone(), parts)
             })
             .collect();
-        Self { now: start(), shards, wires: BTreeMap::new(), next_door: 0 }
+        Self { now: start(), shards, wires: BTreeMap::new(), policy: anonymous, next_door: 0 }
     }
 
     /// Opens a byte stream.
@@ -218,7 +220,8 @@ impl Bed {
         self.shards[index].settle(self.now);
         while let Some(request) = self.shards[index].poll_request() {
             moved = true;
-            self.shards[index].handle_completion(self.now, request.id, Completion::Authenticated(Ok(())));
+            let answer = (self.policy)(&request.work);
+            self.shards[index].handle_completion(self.now, request.id, answer);
         }
         while let Some((door, action)) = self.shards[index].poll_door() {
             moved = true;
@@ -285,6 +288,10 @@ impl Bed {
         }
         sum
     }
+}
+
+fn anonymous(_: &Work) -> Completion {
+    Completion::Authenticated(Ok(Permissions::Everything))
 }
 
 /// The one place where these tests read a clock: a base to count from.
