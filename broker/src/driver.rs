@@ -46,7 +46,7 @@ pub(crate) struct RingDriver {
     listeners: Vec<ListenerId>,
     bells: Arc<[Doorbell]>,
     orders: Receiver<ShardOrder>,
-    /// Requests that the policy has let pass, answered before the next wait.
+    /// What the policy has answered, handed over before the next wait.
     answers: Vec<(RequestId, Completion)>,
     /// The end of the longest wait.
     pub(crate) awake_by: Instant,

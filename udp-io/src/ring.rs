@@ -260,9 +260,8 @@ impl Ring {
         self.streams.set_paused(&self.epoll, door, false);
     }
 
-    /// Closes a door; nothing more is said of it than the end of a [`Close::Flush`]. Its name stays good for [`Close::Abort`], to
-    /// end one that lingers.
-    /// Does nothing if the door is gone.
+    /// Closes a door; nothing more is said of it than the end of a [`Close::Flush`]. Its name stays good for
+    /// [`Close::Abort`], to end one that lingers. Does nothing if the door is gone.
     pub fn close(&mut self, door: DoorId, how: Close) {
         self.streams.close(&self.epoll, door, how, &mut self.counters);
     }

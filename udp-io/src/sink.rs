@@ -103,9 +103,10 @@ pub struct Outgoing<'a> {
 /// How to close a door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
-    /// Finish the write in flight, send FIN, throw away what still arrives until the peer's FIN, then close. Closing earlier with
-    /// unread input would reset the connection and could take the last words with it. [`Closed::Flushed`] tells the end. The
-    /// caller keeps a deadline and ends a door that lingers by [`Close::Abort`].
+    /// Finish the write in flight, send FIN, throw away what still arrives until the peer's FIN, then close.
+    /// Closing earlier with unread input would reset the connection and could take the last words with it.
+    /// [`Closed::Flushed`] tells the end. The caller keeps a deadline and ends a door that lingers by
+    /// [`Close::Abort`].
     Flush,
     /// Close at once with RST; what is unsent is lost.
     Abort,
@@ -119,7 +120,8 @@ pub enum Closed {
     EndOfStream,
     /// The connection is gone, and the door's name with it. What was in flight is lost.
     Reset(io::ErrorKind),
-    /// [`Close::Flush`] is done: the peer has ended its side too, or the connection is gone. So is the door's name.
+    /// [`Close::Flush`] is done: the peer has ended its side too, or the connection is gone. So is the
+    /// door's name.
     Flushed,
 }
 
@@ -132,7 +134,8 @@ pub enum Closed {
 ///            └── written (one for each write) … until close() or Reset ─┘                         └── closed(Reset)
 /// ```
 ///
-/// After [`Close::Abort`] nothing more is said of a door; after [`Close::Flush`] only `closed(Flushed)`, when it is gone.
+/// After [`Close::Abort`] nothing more is said of a door; after [`Close::Flush`] only `closed(Flushed)`, when
+/// it is gone.
 pub trait Sink {
     /// A datagram arrived.
     fn datagram(&mut self, datagram: Datagram<'_>);

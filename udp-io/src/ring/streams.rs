@@ -123,7 +123,7 @@ impl Streams {
         counters: &mut Counters,
         sink: &mut impl Sink,
     ) -> io::Result<usize> {
-        // The door may have gone earlier in the same batch of events, or its failure may already wait to be reported.
+        // The door may have gone earlier in the same batch of events, or its end may already wait to be reported.
         let Some(door) = self.doors.get(id).filter(|door| door.failed.is_none() && !door.flushed) else {
             return Ok(0);
         };
@@ -178,7 +178,8 @@ impl Streams {
         }
     }
 
-    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way out.
+    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way
+    /// out.
     fn end_flush(&mut self, id: DoorId) {
         let Some(door) = self.doors.get(id).filter(|door| door.unwritten.is_none()) else { return };
         door.flushed = true;
