@@ -114,8 +114,9 @@ impl Shard {
         }
         if nobody {
             // As for an offline session: the oldest makes room.
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             if self.groups[key].members.push(Arc::clone(message), message.bytes()).is_err() {
                 self.counters.dropped_group_full += 1;
             }
@@ -179,8 +180,9 @@ impl Shard {
         while let Some(group) = self.groups.get_mut(key)
             && group.parked.front().is_some_and(|(_, _, deadline)| *deadline <= now)
         {
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             self.pump_group(now, key);
         }
         self.arm_parked_group(key);
