@@ -262,6 +262,8 @@ pub(crate) struct Link {
     /// Bytes of a packet that is not complete, and everything behind it while packets are held.
     pub(crate) input: BytesMut,
     pub(crate) reading_paused: bool,
+    /// The client has ended its side, and packets in front of that are still held.
+    pub(crate) input_ended: bool,
     pub(crate) output: Output,
     pub(crate) dirty: bool,
     /// What the client may do.
@@ -286,12 +288,20 @@ pub(crate) struct Link {
     pub(crate) deferred: VecDeque<Deferred>,
     /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
     pub(crate) barriers: usize,
+    /// How many of them before later packets are held.
+    pub(crate) barriers_max: usize,
     /// Those of them that wait for the owners of shared groups.
     pub(crate) joining: Vec<crate::shard::PendingAnswer>,
 }
 
 impl Link {
-    pub(crate) fn new(now: Instant, carrier: Carrier, peer: SocketAddr, aliases: AliasesOut) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        carrier: Carrier,
+        peer: SocketAddr,
+        aliases: AliasesOut,
+        barriers_max: usize,
+    ) -> Self {
         Self {
             carrier,
             peer,
@@ -304,6 +314,7 @@ impl Link {
             armed: None,
             input: BytesMut::new(),
             reading_paused: false,
+            input_ended: false,
             output: Output::default(),
             dirty: false,
             permissions: Permissions::Ask,
@@ -320,16 +331,18 @@ impl Link {
             on_road: 0,
             deferred: VecDeque::new(),
             barriers: 0,
+            barriers_max,
             joining: Vec::new(),
         }
     }
 
     /// Whether received packets are kept back until an answer of another shard or of a side thread is in, or until fewer
-    /// publications wait for their acceptance.
+    /// publications wait for their acceptance, or fewer subscriptions for the other shards.
     pub(crate) fn is_held(&self) -> bool {
         self.asked.is_some()
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
+            || self.barriers >= self.barriers_max
     }
 
     pub(crate) fn is_closing(&self) -> bool {

@@ -29,7 +29,9 @@ impl Shard {
         let link = &mut self.links[key];
         if !link.deferred.is_empty() || (link.road != road && link.on_road > 0) {
             // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
-            if ack.is_none() && link.deferred.len() >= limits.messages_max {
+            let bytes: usize = link.deferred.iter().map(|deferred| deferred.message.bytes()).sum();
+            let full = link.deferred.len() >= limits.messages_max || bytes >= limits.bytes_max;
+            if ack.is_none() && full {
                 self.counters.dropped_qos0_deferred += 1;
             } else {
                 link.deferred.push_back(Deferred { message, ack });
@@ -85,10 +87,13 @@ impl Shard {
         }
     }
 
-    /// Stores and fans out: this shard owns the topic. A full store says so to the publisher; its present subscribers
-    /// get the message all the same.
+    /// Stores and fans out: this shard owns the topic. What cannot be stored is refused as a whole: nobody has seen a
+    /// value that the next subscriber would not get.
     fn publish_retained(&mut self, now: Instant, message: &Message, origin: Origin) -> Option<ReasonCode> {
         let stored = self.store_retained(now, message);
+        if stored.is_error() {
+            return Some(stored);
+        }
         self.fan_out(now, message, origin, stored)
     }
 
