@@ -74,54 +74,61 @@ fn drain_quelea(version: Version, buffer: &mut BytesMut) {
 }
 
 fn decode_publish(criterion: &mut Criterion) {
-    let packet_bytes_of_64 = 64 - 2 - 2 - TOPIC.len() - 2;
-    for (size, payload) in [("64-byte packet", packet_bytes_of_64), ("64-byte payload", 64)] {
-        let payload = vec![b'x'; payload];
-        let mut group = criterion.benchmark_group(format!("decode PUBLISH v4, {size}"));
-        group.throughput(Throughput::Elements(PACKETS as u64));
-        let bytes = wire(Version::V311, &payload);
-        drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V311, buffer));
-        drained(&mut group, "mqttbytes", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&mqttbytes::v4::read(buffer, PACKET_BYTES_MAX).expect("legal"));
-            }
-        });
-        drained(&mut group, "rumqttc", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&rumqttc_v4::Packet::read(buffer, PACKET_BYTES_MAX).expect("legal"));
-            }
-        });
-        let mut codec = rmqtt_codec::v3::Codec::new(PACKET_BYTES_MAX as u32);
-        drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&codec.decode(buffer).expect("legal"));
-            }
-        });
-        group.finish();
-
-        let mut group = criterion.benchmark_group(format!("decode PUBLISH v5, {size}"));
-        group.throughput(Throughput::Elements(PACKETS as u64));
+    let payload_of_64_byte_packet = 64 - 2 - 2 - TOPIC.len() - 2;
+    for (size, payload_bytes) in [("64-byte packet", payload_of_64_byte_packet), ("64-byte payload", 64)] {
+        let payload = vec![b'x'; payload_bytes];
+        decode_v4(criterion, size, &payload);
         // One byte less of payload: the property length.
-        let bytes = wire(Version::V5, &payload[1..]);
-        drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V5, buffer));
-        drained(&mut group, "mqttbytes", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&mqttbytes::v5::read(buffer, PACKET_BYTES_MAX).expect("legal"));
-            }
-        });
-        drained(&mut group, "rumqttc", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&rumqttc_v5::Packet::read(buffer, Some(PACKET_BYTES_MAX as u32)).expect("legal"));
-            }
-        });
-        let mut codec = rmqtt_codec::v5::Codec::new(PACKET_BYTES_MAX as u32, 0);
-        drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
-            while !buffer.is_empty() {
-                black_box(&codec.decode(buffer).expect("legal"));
-            }
-        });
-        group.finish();
+        decode_v5(criterion, size, &payload[1..]);
     }
+}
+
+fn decode_v4(criterion: &mut Criterion, size: &str, payload: &[u8]) {
+    let mut group = criterion.benchmark_group(format!("decode PUBLISH v4, {size}"));
+    group.throughput(Throughput::Elements(PACKETS as u64));
+    let bytes = wire(Version::V311, payload);
+    drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V311, buffer));
+    drained(&mut group, "mqttbytes", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&mqttbytes::v4::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+        }
+    });
+    drained(&mut group, "rumqttc", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&rumqttc_v4::Packet::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+        }
+    });
+    let mut codec = rmqtt_codec::v3::Codec::new(PACKET_BYTES_MAX as u32);
+    drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&codec.decode(buffer).expect("legal"));
+        }
+    });
+    group.finish();
+}
+
+fn decode_v5(criterion: &mut Criterion, size: &str, payload: &[u8]) {
+    let mut group = criterion.benchmark_group(format!("decode PUBLISH v5, {size}"));
+    group.throughput(Throughput::Elements(PACKETS as u64));
+    let bytes = wire(Version::V5, payload);
+    drained(&mut group, "quelea-mqtt", &bytes, |buffer| drain_quelea(Version::V5, buffer));
+    drained(&mut group, "mqttbytes", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&mqttbytes::v5::read(buffer, PACKET_BYTES_MAX).expect("legal"));
+        }
+    });
+    drained(&mut group, "rumqttc", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&rumqttc_v5::Packet::read(buffer, Some(PACKET_BYTES_MAX as u32)).expect("legal"));
+        }
+    });
+    let mut codec = rmqtt_codec::v5::Codec::new(PACKET_BYTES_MAX as u32, 0);
+    drained(&mut group, "rmqtt-codec", &bytes, |buffer| {
+        while !buffer.is_empty() {
+            black_box(&codec.decode(buffer).expect("legal"));
+        }
+    });
+    group.finish();
 }
 
 /// Times one message to `PACKETS` receivers of QoS 1, written into one buffer that is used again.
@@ -138,85 +145,83 @@ fn to_all(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, mut send: impl F
     });
 }
 
+/// Ours: the payload copied behind each head, and the payload by reference.
+fn to_all_quelea(group: &mut BenchmarkGroup<'_, WallTime>, version: Version, payload: &Bytes) {
+    let topic = TopicName::new(TOPIC, 128).expect("a topic");
+    let image = PublishImage::from_publish(&Publish::new(topic, payload), topic);
+    let to = |packet_id| Delivery {
+        packet_id: PacketId::new(packet_id),
+        ..Delivery::new(version, QoS::AtLeastOnce)
+    };
+    to_all(group, "quelea-mqtt, copied", |packet_id, out| image.encode(&to(packet_id), out));
+    let mut by_reference = Vec::with_capacity(PACKETS);
+    to_all(group, "quelea-mqtt, payload by reference", |packet_id, out| {
+        if packet_id == 1 {
+            by_reference.clear();
+        }
+        image.encode_head(&to(packet_id), out);
+        by_reference.push(image.payload());
+    });
+}
+
 fn fan_out(criterion: &mut Criterion) {
     for payload_bytes in [64, 1024] {
         let payload = Bytes::from(vec![b'x'; payload_bytes]);
-        let topic = TopicName::new(TOPIC, 128).expect("a topic");
-        let image = PublishImage::from_publish(&Publish::new(topic, &payload), topic);
-        let to = |version, packet_id| Delivery {
-            packet_id: PacketId::new(packet_id),
-            ..Delivery::new(version, QoS::AtLeastOnce)
-        };
-
-        let mut group =
-            criterion.benchmark_group(format!("one message to 100, v4, {payload_bytes}-byte payload"));
-        group.throughput(Throughput::Elements(PACKETS as u64));
-        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| {
-            image.encode(&to(Version::V311, packet_id), out)
-        });
-        let mut by_reference = Vec::with_capacity(PACKETS);
-        to_all(&mut group, "quelea-mqtt, payload by reference", |packet_id, out| {
-            if packet_id == 1 {
-                by_reference.clear();
-            }
-            image.encode_head(&to(Version::V311, packet_id), out);
-            by_reference.push(image.payload());
-        });
-        let mut publish =
-            mqttbytes::v4::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
-        to_all(&mut group, "mqttbytes", |packet_id, out| {
-            publish.pkid = packet_id;
-            let _ = publish.write(out).expect("legal");
-        });
-        let mut publish =
-            rumqttc_v4::Publish::from_bytes(TOPIC, rumqttc::mqttbytes::QoS::AtLeastOnce, payload.clone());
-        to_all(&mut group, "rumqttc", |packet_id, out| {
-            publish.pkid = packet_id;
-            let _ = publish.write(out).expect("legal");
-        });
-        let publish = rmqtt_publish(&payload);
-        let mut codec = rmqtt_codec::v3::Codec::new(0);
-        to_all(&mut group, "rmqtt-codec", |packet_id, out| {
-            let mut publish = publish.clone();
-            publish.packet_id = NonZeroU16::new(packet_id);
-            codec.encode(rmqtt_codec::v3::Packet::Publish(publish), out).expect("legal");
-        });
-        group.finish();
-
-        let mut group =
-            criterion.benchmark_group(format!("one message to 100, v5, {payload_bytes}-byte payload"));
-        group.throughput(Throughput::Elements(PACKETS as u64));
-        to_all(&mut group, "quelea-mqtt, copied", |packet_id, out| {
-            image.encode(&to(Version::V5, packet_id), out)
-        });
-        to_all(&mut group, "quelea-mqtt, payload by reference", |packet_id, out| {
-            if packet_id == 1 {
-                by_reference.clear();
-            }
-            image.encode_head(&to(Version::V5, packet_id), out);
-            by_reference.push(image.payload());
-        });
-        let mut publish =
-            mqttbytes::v5::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
-        to_all(&mut group, "mqttbytes", |packet_id, out| {
-            publish.pkid = packet_id;
-            let _ = publish.write(out).expect("legal");
-        });
-        let mut publish =
-            rumqttc_v5::Publish::new(TOPIC, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, payload.clone(), None);
-        to_all(&mut group, "rumqttc", |packet_id, out| {
-            publish.pkid = packet_id;
-            let _ = publish.write(out).expect("legal");
-        });
-        let publish = rmqtt_publish(&payload);
-        let mut codec = rmqtt_codec::v5::Codec::new(0, 0);
-        to_all(&mut group, "rmqtt-codec", |packet_id, out| {
-            let mut publish = publish.clone();
-            publish.packet_id = NonZeroU16::new(packet_id);
-            codec.encode(rmqtt_codec::v5::Packet::Publish(publish), out).expect("legal");
-        });
-        group.finish();
+        fan_out_v4(criterion, &payload);
+        fan_out_v5(criterion, &payload);
     }
+}
+
+fn fan_out_v4(criterion: &mut Criterion, payload: &Bytes) {
+    let mut group =
+        criterion.benchmark_group(format!("one message to 100, v4, {}-byte payload", payload.len()));
+    group.throughput(Throughput::Elements(PACKETS as u64));
+    to_all_quelea(&mut group, Version::V311, payload);
+    let mut publish = mqttbytes::v4::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
+    to_all(&mut group, "mqttbytes", |packet_id, out| {
+        publish.pkid = packet_id;
+        publish.write(out).expect("legal");
+    });
+    let mut publish =
+        rumqttc_v4::Publish::from_bytes(TOPIC, rumqttc::mqttbytes::QoS::AtLeastOnce, payload.clone());
+    to_all(&mut group, "rumqttc", |packet_id, out| {
+        publish.pkid = packet_id;
+        publish.write(out).expect("legal");
+    });
+    let publish = rmqtt_publish(payload);
+    let mut codec = rmqtt_codec::v3::Codec::new(0);
+    to_all(&mut group, "rmqtt-codec", |packet_id, out| {
+        let mut publish = publish.clone();
+        publish.packet_id = NonZeroU16::new(packet_id);
+        codec.encode(rmqtt_codec::v3::Packet::Publish(publish), out).expect("legal");
+    });
+    group.finish();
+}
+
+fn fan_out_v5(criterion: &mut Criterion, payload: &Bytes) {
+    let mut group =
+        criterion.benchmark_group(format!("one message to 100, v5, {}-byte payload", payload.len()));
+    group.throughput(Throughput::Elements(PACKETS as u64));
+    to_all_quelea(&mut group, Version::V5, payload);
+    let mut publish = mqttbytes::v5::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
+    to_all(&mut group, "mqttbytes", |packet_id, out| {
+        publish.pkid = packet_id;
+        publish.write(out).expect("legal");
+    });
+    let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+    let mut publish = rumqttc_v5::Publish::new(TOPIC, qos, payload.clone(), None);
+    to_all(&mut group, "rumqttc", |packet_id, out| {
+        publish.pkid = packet_id;
+        publish.write(out).expect("legal");
+    });
+    let publish = rmqtt_publish(payload);
+    let mut codec = rmqtt_codec::v5::Codec::new(0, 0);
+    to_all(&mut group, "rmqtt-codec", |packet_id, out| {
+        let mut publish = publish.clone();
+        publish.packet_id = NonZeroU16::new(packet_id);
+        codec.encode(rmqtt_codec::v5::Packet::Publish(publish), out).expect("legal");
+    });
+    group.finish();
 }
 
 fn rmqtt_publish(payload: &Bytes) -> Box<rmqtt_codec::types::Publish> {

@@ -154,13 +154,16 @@ mod tests {
         #[test]
         fn behaves_as_a_map(waves in prop::collection::vec((0..2_000usize, 0..2_000usize, any::<u64>()), 1..6)) {
             let (mut slab, mut model) = (Slab::new(), BTreeMap::new());
+            let mut ids = Vec::new();
             for (inserts, removes, seed) in waves {
                 for value in 0..inserts {
-                    prop_assert!(model.insert(slab.insert(value), value).is_none());
+                    let id = slab.insert(value);
+                    prop_assert!(model.insert(id, value).is_none());
+                    ids.push(id);
                 }
-                for step in 0..removes as u64 {
-                    let at = seed.wrapping_mul(step | 1) % (model.len() as u64).max(1);
-                    let Some(id) = model.keys().nth(at as usize).copied() else { break };
+                for step in 0..removes.min(ids.len()) as u64 {
+                    let at = seed.wrapping_mul(step | 1) % ids.len() as u64;
+                    let id = ids.swap_remove(at as usize);
                     prop_assert_eq!(Some(slab.remove(id)), model.remove(&id));
                 }
                 prop_assert_eq!(slab.len(), model.len());

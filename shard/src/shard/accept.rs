@@ -141,10 +141,9 @@ impl Shard {
         if queued.qos == QoS::AtMostOnce {
             return self.offer_once(now, key, queued);
         }
-        let memory_full = self.is_full();
         let session = &mut self.sessions[key];
         let connected = matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. });
-        if session.parked.is_empty() && !memory_full {
+        if session.parked.is_empty() {
             match session.outbound.offer(queued, &self.limits) {
                 Offer::Taken => self.list_session(key),
                 Offer::Full(queued) if connected => self.offer_again(now, key, queued, hold),

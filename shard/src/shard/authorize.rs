@@ -58,7 +58,7 @@ impl Shard {
                 Ok(())
             }
             Packet::Publish(publish) if !verdicts.first().copied().unwrap_or(false) => {
-                self.deny_publish(key, session, &publish);
+                self.deny_publish(now, key, session, &publish);
                 Ok(())
             }
             packet => self.on_packet(now, key, session, packet),
@@ -70,7 +70,13 @@ impl Shard {
     }
 
     /// A publication that is not allowed: QoS 1 and 2 hear so in MQTT 5; it is counted in any case.
-    pub(super) fn deny_publish(&mut self, key: LinkKey, session: SessionKey, publish: &Publish<'_>) {
+    pub(super) fn deny_publish(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+    ) {
         self.counters.denied += 1;
         let Some(id) = publish.packet_id else { return };
         if publish.qos == QoS::ExactlyOnce {
@@ -80,6 +86,6 @@ impl Shard {
         link.received_in_flight = link.received_in_flight.saturating_add(1);
         let number = link.acks.push(id, publish.qos);
         link.acks.settle(number, ReasonCode::NOT_AUTHORIZED);
-        self.send_acks(key);
+        self.send_acks(now, key);
     }
 }

@@ -1,8 +1,8 @@
 //! Shared subscriptions: `$share/{name}/{filter}` `[MQTT-4.8.2]`.
 //!
 //! A group lives on one shard, its owner by the hash of name and filter. For the rest of the broker it is a subscriber
-//! of that shard. Members lend the owner credit, in batches, against places reserved in their queues; so a message that
-//! the owner assigns always fits, and the lane that carries it never waits. A message that its member will not deliver
+//! of that shard. Members lend the owner credit, in batches, while their queues have room; a message that the owner assigns
+//! on it is always taken, so the lane that carries it never waits. A message that its member will not deliver
 //! (gone, unsubscribed, not acknowledged) comes back with its place in the group and goes to another member; a QoS 2
 //! message that a client has seen stays with it.
 
@@ -114,8 +114,9 @@ impl Shard {
         }
         if nobody {
             // As for an offline session: the oldest makes room.
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             if self.groups[key].members.push(Arc::clone(message), message.bytes()).is_err() {
                 self.counters.dropped_group_full += 1;
             }
@@ -179,8 +180,9 @@ impl Shard {
         while let Some(group) = self.groups.get_mut(key)
             && group.parked.front().is_some_and(|(_, _, deadline)| *deadline <= now)
         {
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             self.pump_group(now, key);
         }
         self.arm_parked_group(key);
@@ -211,24 +213,28 @@ impl Shard {
         self.lend(key);
     }
 
-    /// Lends owners what this session can take, in batches.
+    /// Lends owners what this session can take, in batches. What is lent reserves no places: a group that is silent would
+    /// keep them from everybody else. So a queue may grow beyond its limit by what is lent: a message for each group,
+    /// or half of the limit, whichever is more.
     pub(super) fn lend(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if session.link().is_none() || session.memberships.is_empty() {
             return;
         }
+        if session.outbound.room(&self.limits) == 0 || session.outbound.waiting() > LEND_MAX as usize {
+            return;
+        }
         let member = Member { shard: self.id, session: key };
+        let share = self.limits.messages_max / 2 / session.memberships.len();
+        let share = share.clamp(1, LEND_MAX as usize) as u32;
         let mut lends = Vec::new();
         for membership in &mut session.memberships {
             let Some(group) = membership.group else { continue };
-            let room = session.outbound.room(&self.limits) as u32;
-            let credit = (LEND_MAX - membership.lent).min(room);
-            if membership.lent > LEND_MAX / 2 || credit == 0 || session.outbound.waiting() > LEND_MAX as usize
-            {
+            if membership.lent > share / 2 {
                 continue;
             }
-            membership.lent += credit;
-            session.outbound.reserve(credit as usize);
+            let credit = share - membership.lent;
+            membership.lent = share;
             lends.push((membership.owner, Control::Lend { member, group, credit }));
         }
         for (owner, lend) in lends {
@@ -257,7 +263,6 @@ impl Shard {
         let subscription = session.subscriptions[&membership.filter];
         let how = accept::how(&message, &subscription);
         let tag = GroupTag { owner, group, seq };
-        session.outbound.cancel_reserved(1);
         session.outbound.push_taken(Queued { group: Some(tag), ..Session::entry(&message, &how) });
         self.list_session(key);
     }
@@ -268,7 +273,7 @@ impl Shard {
         let member = Member { shard: self.id, session: key };
         let mut told = Vec::new();
         for membership in &mut session.memberships {
-            session.outbound.cancel_reserved(core::mem::take(&mut membership.lent) as usize);
+            membership.lent = 0;
             told.push((membership.owner, Arc::clone(&membership.filter)));
         }
         let back = session.outbound.take_unfinished_group_messages(|_| true);
@@ -294,7 +299,6 @@ impl Shard {
         let session = &mut self.sessions[key];
         let Some(at) = session.memberships.iter().position(|m| m.filter == *filter) else { return false };
         let membership = session.memberships.remove(at);
-        session.outbound.cancel_reserved(membership.lent as usize);
         let of = |tag: &GroupTag| tag.owner == membership.owner && Some(tag.group) == membership.group;
         let back = match session.link() {
             Some(_) => session.outbound.take_waiting_group_messages(of),

@@ -156,7 +156,7 @@ impl Shard {
         link.on_road -= 1;
         if let Some(number) = ack {
             link.acks.settle(number, reason);
-            self.send_acks(key);
+            self.send_acks(now, key);
         }
         self.publish_deferred(now, key);
     }
@@ -180,7 +180,7 @@ impl Shard {
                 link.on_road -= 1;
                 if let Some(number) = next.ack {
                     link.acks.settle(number, reason);
-                    self.send_acks(key);
+                    self.send_acks(now, key);
                 }
             }
         }

@@ -99,6 +99,8 @@ struct Client {
     known: bool,
     /// Whether the session may have expired by now.
     may_expire: bool,
+    /// Whether the session has had more than one connection, so that it may have moved between shards.
+    moved: bool,
 }
 
 /// How often a publication came to one session, or to one shared group.
@@ -201,6 +203,7 @@ impl Oracle {
         let expected = client.known && client.persistent && !client.may_expire;
         client.may_expire = false;
         if session_present {
+            client.moved |= client.known;
             client.known = true;
             return;
         }
@@ -218,6 +221,7 @@ impl Oracle {
         let session = client.session;
         client.session += 1;
         client.known = false;
+        client.moved = false;
         for subscription in &mut self.subscriptions {
             if subscription.actor == actor && subscription.session == session {
                 subscription.closed.get_or_insert(now);
