@@ -1,2 +1,124 @@
-//! The `quelea` binary.
-fn main() {}
+//! The `quelea` binary: what was typed becomes an errand, the errand an exit code.
+//!
+//! ```text
+//!   arguments ─► Errand ─► Check, PrintConfig ─► 0 or 2
+//!                    └───► Serve ─► banner ─► signals ─┬─ SIGHUP: reload the certificate
+//!                                                      ├─ SIGTERM, SIGINT: drain ─► 0
+//!                                                      └─ a second one: stop now ─► 1
+//! ```
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::thread;
+
+use clap::Parser;
+use quelea::broker::{Broker, RunningBroker, StartError};
+use quelea::cli::{Arguments, Errand};
+use quelea::config::{Config, Loaded};
+use quelea::{banner, logging};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const FAILED: u8 = 1;
+const REFUSED: u8 = 2;
+
+fn main() -> ExitCode {
+    let errand = match Arguments::parse().resolve(std::env::vars_os()) {
+        Ok(errand) => errand,
+        Err(error) => return refuse(&error.to_string(), REFUSED),
+    };
+    match errand {
+        Errand::PrintConfig(loaded) => print(&loaded.to_toml()),
+        Errand::Check(loaded) => check(&loaded),
+        Errand::Serve(loaded) => serve(loaded.config),
+    }
+}
+
+fn check(loaded: &Loaded) -> ExitCode {
+    match Broker::check(&loaded.config) {
+        Ok(()) => print("The configuration is valid.\n"),
+        Err(error) => refuse(&error.to_string(), REFUSED),
+    }
+}
+
+fn serve(config: Config) -> ExitCode {
+    logging::install(&config.log).expect("the first log of this process");
+    // Caught from now on: a signal during the start is not lost, it is served after it.
+    let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
+        Ok(signals) => signals,
+        Err(error) => return refuse(&format!("cannot catch signals: {error}"), FAILED),
+    };
+    let broker = match Broker::start(config) {
+        Ok(broker) => broker,
+        Err(error) => return refuse(&error.to_string(), exit_code(&error)),
+    };
+    // Nobody may be reading; serving does not depend on it.
+    let _ = print(&banner::banner(&broker));
+    tracing::info!(quic = ?broker.quic_addresses(), tcp = ?broker.tcp_addresses(), "serving");
+    obey(signals, broker)
+}
+
+fn exit_code(error: &StartError) -> u8 {
+    if error.is_configuration() { REFUSED } else { FAILED }
+}
+
+/// Serves until told to stop.
+fn obey(mut signals: Signals, broker: RunningBroker) -> ExitCode {
+    loop {
+        for signal in signals.wait() {
+            if signal != SIGHUP {
+                return drain(signals, broker);
+            }
+            reload(&broker);
+        }
+    }
+}
+
+fn reload(broker: &RunningBroker) {
+    match broker.reload() {
+        Ok(Some(certificate)) => {
+            tracing::info!(fingerprint = certificate.fingerprint(), "certificate loaded anew");
+        }
+        Ok(None) => tracing::info!("nothing to load anew: QUIC is off"),
+        Err(error) => tracing::error!(%error, "the certificate in use stays"),
+    }
+}
+
+/// Drains on a thread of its own, so that a second signal is heard.
+fn drain(mut signals: Signals, broker: RunningBroker) -> ExitCode {
+    tracing::info!(timeout = ?broker.config().broker.drain_timeout, "draining");
+    let handle = signals.handle();
+    let draining = thread::spawn(move || {
+        let all_gone = broker.drain_and_stop();
+        handle.close();
+        all_gone
+    });
+    if signals.forever().any(|signal| signal != SIGHUP) {
+        tracing::warn!("stopped before all clients had gone");
+        return ExitCode::from(FAILED);
+    }
+    match draining.join() {
+        Ok(true) => tracing::info!("stopped, all clients have gone"),
+        Ok(false) => tracing::warn!("stopped, the last clients were cut off at the deadline"),
+        Err(_) => return ExitCode::from(FAILED),
+    }
+    ExitCode::SUCCESS
+}
+
+fn print(text: &str) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(FAILED),
+    }
+}
+
+fn refuse(why: &str, code: u8) -> ExitCode {
+    for line in why.lines() {
+        eprintln!("quelea: {line}");
+    }
+    ExitCode::from(code)
+}

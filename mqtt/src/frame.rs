@@ -43,6 +43,16 @@ pub enum Sender {
     Server,
 }
 
+impl Sender {
+    /// The side's bit in [`MAY_START`].
+    const fn bit(self) -> u8 {
+        match self {
+            Self::Client => 1,
+            Self::Server => 2,
+        }
+    }
+}
+
 /// The fixed header of a packet whose length is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame {
@@ -99,6 +109,7 @@ pub enum PacketType {
 
 impl PacketType {
     /// The type that a first byte names; type 0 is reserved.
+    #[inline]
     pub const fn from_first_byte(first: u8) -> Option<Self> {
         Some(match first >> 4 {
             1 => Self::Connect,
@@ -181,48 +192,89 @@ impl fmt::Display for PacketType {
 #[inline]
 pub fn peek_frame(buf: &[u8], sender: Sender, limits: &Limits) -> Result<Option<Frame>, DecodeError> {
     let Some(&first) = buf.first() else { return Ok(None) };
-    let packet_type = check_first_byte(first, sender)?;
-    let refuse = |kind| Err(DecodeError::new(kind, packet_type, "remaining length"));
-    let mut remaining = 0_usize;
-    for (at, shift) in [(1, 0), (2, 7), (3, 14), (4, 21)] {
-        let Some(&byte) = buf.get(at) else { return Ok(None) };
-        remaining |= usize::from(byte & 0x7F) << shift;
-        if byte >= 0x80 {
-            continue;
-        }
-        if byte == 0 && at > 1 {
-            return refuse(DecodeErrorKind::VarIntNotMinimal);
-        }
-        let packet_bytes = at + 1 + remaining;
-        if packet_bytes > limits.packet_bytes_max as usize {
-            return refuse(DecodeErrorKind::PacketTooLarge);
-        }
-        return Ok(Some(Frame { header_bytes: at + 1, packet_bytes, first }));
+    if MAY_START[first as usize] & sender.bit() == 0 {
+        return Err(first_byte_refusal(first));
     }
-    refuse(DecodeErrorKind::VarIntTooLong)
+    let Some(&low) = buf.get(1) else { return Ok(None) };
+    let (header_bytes, remaining) = if low < 0x80 {
+        (2, usize::from(low))
+    } else {
+        match long_remaining_length(buf)? {
+            Some(header) => header,
+            None => return Ok(None),
+        }
+    };
+    let packet_bytes = header_bytes + remaining;
+    if packet_bytes > limits.packet_bytes_max as usize {
+        return Err(length_refusal(first, DecodeErrorKind::PacketTooLarge));
+    }
+    Ok(Some(Frame { header_bytes, packet_bytes, first }))
 }
 
-/// Type, flags and direction.
-#[inline]
-fn check_first_byte(first: u8, sender: Sender) -> Result<PacketType, DecodeError> {
+/// Bytes of the fixed header and the remaining length, if that has two to four bytes.
+fn long_remaining_length(buf: &[u8]) -> Result<Option<(usize, usize)>, DecodeError> {
+    let mut remaining = 0;
+    for at in 1..=4 {
+        let Some(&byte) = buf.get(at) else { return Ok(None) };
+        remaining |= usize::from(byte & 0x7F) << (7 * (at - 1));
+        if byte == 0 && at > 1 {
+            return Err(length_refusal(buf[0], DecodeErrorKind::VarIntNotMinimal));
+        }
+        if byte < 0x80 {
+            return Ok(Some((at + 1, remaining)));
+        }
+    }
+    Err(length_refusal(buf[0], DecodeErrorKind::VarIntTooLong))
+}
+
+#[cold]
+fn length_refusal(first: u8, kind: DecodeErrorKind) -> DecodeError {
+    match PacketType::from_first_byte(first) {
+        Some(packet_type) => DecodeError::new(kind, packet_type, "remaining length"),
+        None => DecodeError::without_type(kind, "remaining length"),
+    }
+}
+
+/// Why no packet of this sender starts with `first`: type, flags or direction, in this order.
+#[cold]
+fn first_byte_refusal(first: u8) -> DecodeError {
     let Some(packet_type) = PacketType::from_first_byte(first) else {
-        return Err(DecodeError::without_type(DecodeErrorKind::ReservedPacketType, "packet type"));
+        return DecodeError::without_type(DecodeErrorKind::ReservedPacketType, "packet type");
     };
+    if has_legal_flags(packet_type, first) {
+        DecodeError::new(DecodeErrorKind::WrongSender, packet_type, "packet type")
+    } else {
+        DecodeError::new(DecodeErrorKind::Flags, packet_type, "fixed header")
+    }
+}
+
+const fn has_legal_flags(packet_type: PacketType, first: u8) -> bool {
     let flags = first & 0x0F;
-    let legal = match packet_type {
+    match packet_type {
+        // No QoS 3; `[MQTT-3.3.1-2]`: no DUP with QoS 0.
         PacketType::Publish => flags & 0b0110 != 0b0110 && flags & 0b1110 != 0b1000,
         // MQTT 3.1 lets these three be sent again with DUP; `decode` knows the version and refuses it elsewhere.
         PacketType::PubRel | PacketType::Subscribe | PacketType::Unsubscribe => flags & 0b0111 == 0b0010,
         _ => flags == 0,
-    };
-    if !legal {
-        return Err(DecodeError::new(DecodeErrorKind::Flags, packet_type, "fixed header"));
     }
-    if !packet_type.may_come_from(sender) {
-        return Err(DecodeError::new(DecodeErrorKind::WrongSender, packet_type, "packet type"));
-    }
-    Ok(packet_type)
 }
+
+/// For every first byte, who may send a packet that starts with it: the [`Sender::bit`]s.
+const MAY_START: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut first = 0;
+    while first < 256 {
+        if let Some(packet_type) = PacketType::from_first_byte(first as u8)
+            && has_legal_flags(packet_type, first as u8)
+        {
+            let client = if packet_type.may_come_from(Sender::Client) { Sender::Client.bit() } else { 0 };
+            let server = if packet_type.may_come_from(Sender::Server) { Sender::Server.bit() } else { 0 };
+            table[first] = client | server;
+        }
+        first += 1;
+    }
+    table
+};
 
 /// The version in which a CONNECT that [`decode`](crate::decode) refused should be answered with a CONNACK.
 ///

@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use crate::frame::PACKET_BYTES_MAX;
 use crate::packet::connect::Will;
 use crate::packet::publish::{Forwarded, Publish, first_byte};
-use crate::property::PropertyId;
+use crate::property::{PropertyId, SUBSCRIPTION_ID_MAX};
 use crate::topic::TopicName;
 use crate::version::{PacketId, QoS, Version};
 use crate::writer::{Properties, Sink, packet_bytes, put_var_int, var_int_bytes};
@@ -179,9 +179,10 @@ impl PublishImage {
     /// If the packet would be longer than MQTT allows (callers hold [`encoded_bytes`](Self::encoded_bytes) against the
     /// receiver's limit first), a packet identifier is there with QoS 0 or is not with QoS 1 and 2, DUP is set with QoS
     /// 0, or a subscription identifier is out of range: faults of the caller, never of a peer.
+    #[inline]
     pub fn encode_head(&self, to: &Delivery<'_>, out: &mut BytesMut) {
         let layout = self.layout(to);
-        out.reserve(FIXED_HEADER_BYTES_MAX + layout.remaining - self.payload_bytes());
+        out.reserve(layout.head_bytes);
         self.write_head(to, &layout, out);
     }
 
@@ -189,33 +190,42 @@ impl PublishImage {
     ///
     /// # Panics
     /// As [`encode_head`](Self::encode_head).
+    #[inline]
     pub fn encode(&self, to: &Delivery<'_>, out: &mut BytesMut) {
         let layout = self.layout(to);
-        out.reserve(FIXED_HEADER_BYTES_MAX + layout.remaining);
+        out.reserve(layout.head_bytes + self.payload_bytes());
         self.write_head(to, &layout, out);
         out.extend_from_slice(&self.wire[self.properties_end as usize..]);
     }
 
+    #[inline]
     fn layout(&self, to: &Delivery<'_>) -> Layout {
         let v5 = to.version == Version::V5;
         let topic_end = self.topic_end as usize;
         let with_topic = !(v5 && matches!(to.topic_alias, Some(AliasUse::Use(_))));
-        let mut remaining = if with_topic { topic_end } else { 2 };
-        remaining += if to.packet_id.is_some() { 2 } else { 0 };
-        let mut own_properties = 0;
+        let mut variable_bytes = if with_topic { topic_end } else { EMPTY_TOPIC.len() };
+        variable_bytes += if to.packet_id.is_some() { 2 } else { 0 };
         let mut properties = 0;
         if v5 {
-            own_properties += if to.message_expiry_s.is_some() { 5 } else { 0 };
-            own_properties += if to.topic_alias.is_some() { 3 } else { 0 };
+            properties = self.properties_end as usize - topic_end;
+            properties += if to.message_expiry_s.is_some() { 5 } else { 0 };
+            properties += if to.topic_alias.is_some() { 3 } else { 0 };
             for &id in to.subscription_ids {
-                own_properties += 1 + var_int_bytes(id as usize);
+                properties += 1 + var_int_bytes(id as usize);
             }
-            properties = own_properties + self.properties_end as usize - topic_end;
-            remaining += var_int_bytes(properties) + properties;
+            variable_bytes += var_int_bytes(properties) + properties;
         }
-        Layout { with_topic, properties, remaining: remaining + self.payload_bytes() }
+        let remaining = variable_bytes + self.payload_bytes();
+        Layout {
+            with_topic,
+            properties,
+            remaining,
+            head_bytes: 1 + var_int_bytes(remaining) + variable_bytes,
+        }
     }
 
+    /// The head's place is made first and then filled, so that `out` checks its capacity once and not once per part.
+    #[inline]
     fn write_head(&self, to: &Delivery<'_>, layout: &Layout, out: &mut BytesMut) {
         assert_eq!(
             to.packet_id.is_some(),
@@ -224,18 +234,22 @@ impl PublishImage {
         );
         assert!(!to.dup || to.qos > QoS::AtMostOnce, "DUP never goes with QoS 0");
         assert!(layout.remaining <= PACKET_BYTES_MAX as usize, "the packet is longer than MQTT allows");
+        let start = out.len();
+        out.resize(start + layout.head_bytes, 0);
+        let mut head = Head { rest: &mut out[start..] };
         let topic_end = self.topic_end as usize;
-        let mut fixed = [0; FIXED_HEADER_BYTES_MAX];
-        fixed[0] = first_byte(to.qos, to.dup, to.retain);
-        let fixed_bytes = 1 + put_var_int(&mut fixed[1..], layout.remaining as u32);
-        out.extend_from_slice(&fixed[..fixed_bytes]);
-        out.extend_from_slice(if layout.with_topic { &self.wire[..topic_end] } else { &[0, 0] });
-        if to.version == Version::V5 {
-            write_own_properties(to, layout, out);
-            out.extend_from_slice(&self.wire[topic_end..self.properties_end as usize]);
-        } else if let Some(packet_id) = to.packet_id {
-            out.extend_from_slice(&packet_id.get().to_be_bytes());
+        head.put(&[first_byte(to.qos, to.dup, to.retain)]);
+        head.put_var_int(layout.remaining);
+        head.put(if layout.with_topic { &self.wire[..topic_end] } else { &EMPTY_TOPIC });
+        if let Some(packet_id) = to.packet_id {
+            head.put(&packet_id.get().to_be_bytes());
         }
+        if to.version == Version::V5 {
+            head.put_var_int(layout.properties);
+            head.put_own_properties(to);
+            head.put(&self.wire[topic_end..self.properties_end as usize]);
+        }
+        assert!(head.rest.is_empty(), "the head has the length that was laid out for it");
     }
 }
 
@@ -246,36 +260,50 @@ struct Layout {
     properties: usize,
     /// Everything after the fixed header, the payload included.
     remaining: usize,
+    /// Everything before the payload.
+    head_bytes: usize,
 }
 
-/// Packet identifier, length of the properties and the properties that only this receiver gets.
-fn write_own_properties(to: &Delivery<'_>, layout: &Layout, out: &mut BytesMut) {
-    // Gathered on the stack, so that `out` is touched once: 2 + 4 + 5 + 3 bytes at most.
-    let mut own = [0; 14];
-    let mut len = 0;
-    if let Some(packet_id) = to.packet_id {
-        own[..2].copy_from_slice(&packet_id.get().to_be_bytes());
-        len = 2;
+/// The part of a head that is still to be filled.
+struct Head<'a> {
+    rest: &'a mut [u8],
+}
+
+impl Head<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let (place, rest) = core::mem::take(&mut self.rest).split_at_mut(bytes.len());
+        place.copy_from_slice(bytes);
+        self.rest = rest;
     }
-    len += put_var_int(&mut own[len..], layout.properties as u32);
-    if let Some(expiry_s) = to.message_expiry_s {
-        own[len] = PropertyId::MessageExpiry as u8;
-        own[len + 1..len + 5].copy_from_slice(&expiry_s.to_be_bytes());
-        len += 5;
+
+    #[inline]
+    fn put_var_int(&mut self, value: usize) {
+        let len = put_var_int(self.rest, value as u32);
+        self.rest = &mut core::mem::take(&mut self.rest)[len..];
     }
-    if let Some(alias) = to.topic_alias {
-        own[len] = PropertyId::TopicAlias as u8;
-        own[len + 1..len + 3].copy_from_slice(&alias.alias().get().to_be_bytes());
-        len += 3;
-    }
-    out.extend_from_slice(&own[..len]);
-    for &id in to.subscription_ids {
-        out.subscription_id(id);
+
+    /// The properties that only this receiver gets.
+    #[inline]
+    fn put_own_properties(&mut self, to: &Delivery<'_>) {
+        if let Some(expiry_s) = to.message_expiry_s {
+            self.put(&[PropertyId::MessageExpiry as u8]);
+            self.put(&expiry_s.to_be_bytes());
+        }
+        if let Some(alias) = to.topic_alias {
+            self.put(&[PropertyId::TopicAlias as u8]);
+            self.put(&alias.alias().get().to_be_bytes());
+        }
+        for &id in to.subscription_ids {
+            assert!((1..=SUBSCRIPTION_ID_MAX).contains(&id), "{id} is no subscription identifier");
+            self.put(&[PropertyId::SubscriptionId as u8]);
+            self.put_var_int(id as usize);
+        }
     }
 }
 
-/// Type and flags, and up to four bytes of remaining length.
-const FIXED_HEADER_BYTES_MAX: usize = 5;
+/// The topic of a packet that has only an alias.
+const EMPTY_TOPIC: [u8; 2] = [0, 0];
 
 /// `bytes` keeps pointer, capacity and count of shared memory in an allocation of its own, made at the first clone.
 const SHARED_COUNT_BYTES: usize = 3 * size_of::<usize>();

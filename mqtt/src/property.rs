@@ -102,7 +102,7 @@ pub(crate) struct Section<'a> {
     start: &'a [u8],
     /// Bit n: the property with identifier n has been read.
     seen: u64,
-    user: Stretch<'a>,
+    user: OpenStretch<'a>,
     user_properties_max: usize,
 }
 
@@ -118,7 +118,7 @@ impl<'a> Section<'a> {
             current: PropertyId::UserProperty,
             start: bytes,
             seen: 0,
-            user: Stretch::default(),
+            user: OpenStretch::default(),
             user_properties_max: limits.user_properties_max,
         })
     }
@@ -136,7 +136,7 @@ impl<'a> Section<'a> {
             if id == PropertyId::UserProperty {
                 self.reader.text(id.name())?;
                 self.reader.text(id.name())?;
-                if self.user.count as usize >= self.user_properties_max {
+                if self.user.len() >= self.user_properties_max {
                     return Err(self.refusal(DecodeErrorKind::TooMany));
                 }
                 self.user.extend(self.start, self.reader.rest());
@@ -217,12 +217,6 @@ impl<'a> Section<'a> {
         NonZeroU32::new(id).ok_or_else(|| self.refusal(DecodeErrorKind::Zero))
     }
 
-    /// True if nothing is left to read.
-    #[inline]
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.reader.is_empty()
-    }
-
     /// The section from the identifier of the current property on, for a [`Stretch`].
     pub(crate) const fn current_property(&self) -> &'a [u8] {
         self.start
@@ -235,30 +229,45 @@ impl<'a> Section<'a> {
 
     /// The user properties, once the section has been read to its end.
     pub(crate) const fn user_properties(&self) -> UserProperties<'a> {
-        UserProperties(Users::Wire(self.user))
+        UserProperties(Users::Wire(self.user.close()))
     }
 }
 
-/// Part of a property section from the first to the last property of one kind.
+/// Part of a property section from the first to the last property of one kind, others between them included.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Stretch<'a> {
-    /// What has been checked as properties, others between them included.
     bytes: &'a [u8],
-    /// From the start of the first property to the end of the section, while it is being read.
-    from_first: &'a [u8],
     count: u32,
 }
 
-impl<'a> Stretch<'a> {
+/// A [`Stretch`] while its section is being read.
+#[derive(Default)]
+pub(crate) struct OpenStretch<'a> {
+    /// From the first property of the kind to the end of the section.
+    from_first: &'a [u8],
+    stretch: Stretch<'a>,
+}
+
+impl<'a> OpenStretch<'a> {
     /// One more property, from `start` to just before `rest`; both reach to the end of the section.
     pub(crate) fn extend(&mut self, start: &'a [u8], rest: &'a [u8]) {
-        if self.count == 0 {
+        if self.stretch.count == 0 {
             self.from_first = start;
         }
-        self.bytes = &self.from_first[..self.from_first.len() - rest.len()];
-        self.count += 1;
+        self.stretch.bytes = &self.from_first[..self.from_first.len() - rest.len()];
+        self.stretch.count += 1;
     }
 
+    const fn len(&self) -> usize {
+        self.stretch.count as usize
+    }
+
+    pub(crate) const fn close(&self) -> Stretch<'a> {
+        self.stretch
+    }
+}
+
+impl<'a> Stretch<'a> {
     const fn values(self, id: PropertyId) -> Values<'a> {
         Values { rest: self.bytes, id }
     }

@@ -179,7 +179,7 @@ impl<K: Copy + Eq + Hash, V> FilterTrie<K, V> {
         if self.exact.is_empty() {
             return None;
         }
-        self.exact.find(self.hash.text(text), |id| *self.filters[id].text == *text)
+        self.exact.find(self.hash.text(text.as_bytes()), |id| *self.filters[id].text == *text)
     }
 
     fn insert_filter(&mut self, filter: TopicFilter<'_>, entries: Entries<K, V>) -> u32 {
@@ -191,7 +191,7 @@ impl<K: Copy + Eq + Hash, V> FilterTrie<K, V> {
         let text: Box<str> = filter.as_str().into();
         self.filter_bytes += text.len();
         let id = self.filters.insert(Filter { text, entries });
-        self.exact.insert(self.hash.text(filter.as_str()), id);
+        self.exact.insert(self.hash.text(filter.as_str().as_bytes()), id);
         id
     }
 
@@ -200,7 +200,7 @@ impl<K: Copy + Eq + Hash, V> FilterTrie<K, V> {
             let removed = self.wildcard.remove(filter.as_str());
             assert_eq!(removed, Some(id));
         } else {
-            self.exact.remove(self.hash.text(filter.as_str()), id);
+            self.exact.remove(self.hash.text(filter.as_str().as_bytes()), id);
         }
         let gone = self.filters.remove(id);
         self.filter_bytes -= gone.text.len() + gone.entries.heap_bytes();

@@ -24,9 +24,9 @@ impl KeyedHash {
 
     /// Of a text; equal texts give equal hashes in every structure of the same seed.
     #[inline]
-    pub(crate) fn text(&self, text: &str) -> u64 {
+    pub(crate) fn text(&self, text: &[u8]) -> u64 {
         let mut hasher = FoldHasher::with_seed(self.seed, &self.shared);
-        hasher.write(text.as_bytes());
+        hasher.write(text);
         hasher.finish()
     }
 

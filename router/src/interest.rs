@@ -72,7 +72,7 @@ impl Interest {
             self.wildcard.set(filter.as_str(), shards.0);
             return;
         }
-        let fingerprint = self.hash.text(filter.as_str());
+        let fingerprint = self.hash.text(filter.as_str().as_bytes());
         let Some(exact) = self.exact.find_mut(fingerprint, |exact| exact.fingerprint() == fingerprint) else {
             let exact = Exact::new(fingerprint, Shards::one(shard));
             self.exact.insert_unique(fingerprint, exact, Exact::fingerprint);
@@ -100,7 +100,7 @@ impl Interest {
     pub fn shards(&self, topic: TopicName<'_>) -> ShardSet {
         let mut shards = ShardSet::EMPTY;
         if !self.exact.is_empty() {
-            let fingerprint = self.hash.text(topic.as_str());
+            let fingerprint = self.hash.text(topic.as_str().as_bytes());
             if let Some(exact) = self.exact.find(fingerprint, |exact| exact.fingerprint() == fingerprint) {
                 shards = self.sets.get(exact.shards);
             }
@@ -151,7 +151,7 @@ impl Interest {
     }
 
     fn remove_exact(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
-        let fingerprint = self.hash.text(filter.as_str());
+        let fingerprint = self.hash.text(filter.as_str().as_bytes());
         if let Ok(mut entry) = self.again.find_entry(fingerprint, |again| again.is(shard, fingerprint)) {
             entry.get_mut().count -= 1;
             if entry.get().count == 0 {

@@ -137,7 +137,9 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
     /// [`ShareFull`] if a limit would be exceeded; see [`drop_oldest`](Self::drop_oldest).
     pub fn push(&mut self, message: M, bytes: usize) -> Result<Seq, ShareFull<M>> {
         let bytes_after = self.bytes.saturating_add(bytes);
-        if self.waiting.len() >= self.limits.messages_max || bytes_after > self.limits.bytes_max {
+        // The first is always taken, however large: there is nothing whose going would make room for it.
+        let is_full = self.waiting.len() >= self.limits.messages_max || bytes_after > self.limits.bytes_max;
+        if is_full && !self.waiting.is_empty() {
             return Err(ShareFull(message));
         }
         let seq = Seq(self.next_seq);

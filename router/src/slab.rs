@@ -1,68 +1,61 @@
-//! A vector of slots with stable `u32` handles; freed slots are used again.
+//! Slots with stable `u32` handles; freed slots are used again.
 //!
-//! Memory goes back as the tail becomes free: vacant slots at the end are dropped at once and the vector
-//! shrinks when it is mostly empty. A handle is stable for as long as its value lives.
+//! ```text
+//!  handle  0 ..        511 | 512 ..     1023 | 1024 ..
+//!  chunks  [ value, free, ] [ value, value, ] [ value ]      free: 1
+//! ```
+//!
+//! The slots stand in chunks, so that growing to a million neither copies what is there (a pause of
+//! milliseconds on the packet path) nor leaves half of the memory empty. Memory goes back from the end: vacant
+//! slots there are dropped at once, and with them their chunks. A handle is stable for as long as its value
+//! lives.
 
 pub(crate) struct Slab<T> {
-    slots: Vec<Option<T>>,
-    /// Vacant slots. May name slots behind the end of `slots`: these are skipped when they come up, which is
-    /// sound because `slots` only grows by a push when this list is empty.
+    /// All full but the last; none empty.
+    chunks: Vec<Vec<Option<T>>>,
+    /// Vacant slots. May name slots behind the end: these are skipped when they come up, which is sound
+    /// because the end only moves up when this list is empty.
     free: Vec<u32>,
     live: usize,
 }
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), live: 0 }
+        Self { chunks: Vec::new(), free: Vec::new(), live: 0 }
     }
 
     pub(crate) fn insert(&mut self, value: T) -> u32 {
         self.live += 1;
         while let Some(id) = self.free.pop() {
-            if let Some(slot) = self.slots.get_mut(id as usize) {
+            if let Some(slot) = self.slot_mut(id) {
                 assert!(slot.is_none(), "the free list names slot {id}, which is in use");
                 *slot = Some(value);
                 return id;
             }
         }
-        let id = self.slots.len();
-        assert!(id < HANDLES_MAX, "more than {HANDLES_MAX} slots");
-        self.slots.push(Some(value));
-        id as u32
+        self.push(value)
     }
 
     /// Takes out the value of a live handle.
     pub(crate) fn remove(&mut self, id: u32) -> T {
-        let Some(value) = self.slots[id as usize].take() else { unreachable!("slot {id} is vacant") };
+        let Some(value) = self.slot_mut(id).and_then(Option::take) else {
+            unreachable!("slot {id} is vacant");
+        };
         self.live -= 1;
         self.free.push(id);
         self.drop_tail();
         value
     }
 
-    fn drop_tail(&mut self) {
-        while matches!(self.slots.last(), Some(None)) {
-            self.slots.pop();
-        }
-        if self.slots.capacity() > SHRINK_ABOVE && self.slots.len() * 4 < self.slots.capacity() {
-            self.slots.shrink_to(self.slots.len() * 2);
-            let end = self.slots.len();
-            self.free.retain(|id| (*id as usize) < end);
-            self.free.shrink_to_fit();
-        }
-        if self.live == 0 {
-            *self = Self::new();
-        }
-    }
-
     #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        self.slots.get(id as usize)?.as_ref()
+        self.chunks.get(id as usize / CHUNK)?.get(id as usize % CHUNK)?.as_ref()
     }
 
     /// Live values with their handles, by handle.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.slots.iter().zip(0u32..).filter_map(|(slot, id)| slot.as_ref().map(|value| (id, value)))
+        let slots = self.chunks.iter().flatten().zip(0u32..);
+        slots.filter_map(|(slot, id)| slot.as_ref().map(|value| (id, value)))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -70,7 +63,54 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Option<T>>() + self.free.capacity() * size_of::<u32>()
+        let slots: usize = self.chunks.iter().map(Vec::capacity).sum();
+        slots * size_of::<Option<T>>()
+            + self.chunks.capacity() * size_of::<Vec<Option<T>>>()
+            + self.free.capacity() * size_of::<u32>()
+    }
+
+    fn push(&mut self, value: T) -> u32 {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+            // The first chunk grows with its content, for the many slabs that stay small.
+            let slots = if self.chunks.is_empty() { 0 } else { CHUNK };
+            self.chunks.push(Vec::with_capacity(slots));
+        }
+        let id = self.end();
+        assert!(id < HANDLES_MAX, "more than {HANDLES_MAX} slots");
+        let Some(chunk) = self.chunks.last_mut() else { unreachable!("pushed above") };
+        chunk.push(Some(value));
+        id as u32
+    }
+
+    /// Slots, vacant ones counted.
+    fn end(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    }
+
+    fn drop_tail(&mut self) {
+        if self.live == 0 {
+            *self = Self::new();
+            return;
+        }
+        while let Some(chunk) = self.chunks.last_mut() {
+            while matches!(chunk.last(), Some(None)) {
+                chunk.pop();
+            }
+            if !chunk.is_empty() {
+                break;
+            }
+            self.chunks.pop();
+        }
+        let end = self.end();
+        if self.free.len() > CHUNK && self.free.len() > 2 * end {
+            self.free.retain(|id| (*id as usize) < end);
+            self.free.shrink_to_fit();
+        }
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, id: u32) -> Option<&mut Option<T>> {
+        self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)
     }
 }
 
@@ -79,7 +119,7 @@ impl<T> std::ops::Index<u32> for Slab<T> {
 
     #[inline]
     fn index(&self, id: u32) -> &T {
-        match &self.slots[id as usize] {
+        match &self.chunks[id as usize / CHUNK][id as usize % CHUNK] {
             Some(value) => value,
             None => unreachable!("slot {id} is vacant"),
         }
@@ -89,14 +129,52 @@ impl<T> std::ops::Index<u32> for Slab<T> {
 impl<T> std::ops::IndexMut<u32> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, id: u32) -> &mut T {
-        match &mut self.slots[id as usize] {
+        match &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK] {
             Some(value) => value,
             None => unreachable!("slot {id} is vacant"),
         }
     }
 }
 
+/// Slots of a chunk: 28 KiB of trie nodes, which the allocator serves from its heap.
+const CHUNK: usize = 512;
 /// The numbers above are left to the marks that a user of the slab wants (`NONE` and the like).
 pub(crate) const HANDLES_MAX: usize = u32::MAX as usize - 1024;
-/// Below this many slots shrinking is not worth the copy.
-const SHRINK_ABOVE: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Grows over several chunks and shrinks again, several times.
+        #[test]
+        fn behaves_as_a_map(waves in prop::collection::vec((0..2_000usize, 0..2_000usize, any::<u64>()), 1..6)) {
+            let (mut slab, mut model) = (Slab::new(), BTreeMap::new());
+            let mut ids = Vec::new();
+            for (inserts, removes, seed) in waves {
+                for value in 0..inserts {
+                    let id = slab.insert(value);
+                    prop_assert!(model.insert(id, value).is_none());
+                    ids.push(id);
+                }
+                for step in 0..removes.min(ids.len()) as u64 {
+                    let at = seed.wrapping_mul(step | 1) % ids.len() as u64;
+                    let id = ids.swap_remove(at as usize);
+                    prop_assert_eq!(Some(slab.remove(id)), model.remove(&id));
+                }
+                prop_assert_eq!(slab.len(), model.len());
+                prop_assert!(slab.iter().eq(model.iter().map(|(id, value)| (*id, value))));
+                let end = model.keys().next_back().map_or(0, |id| *id as usize + 1);
+                prop_assert_eq!(slab.end(), end);
+            }
+            for id in model.into_keys() {
+                slab.remove(id);
+            }
+            prop_assert_eq!(slab.bytes(), 0);
+        }
+    }
+}

@@ -52,7 +52,7 @@ struct Node {
 /// The text of one level.
 enum Label {
     Inline { length: u8, bytes: [u8; LABEL_INLINE] },
-    Heap(Box<str>),
+    Heap(Box<[u8]>),
 }
 
 /// The value's place in its node.
@@ -85,14 +85,14 @@ impl Trie {
         let mut at = ROOT;
         let mut place = Place::Here;
         if self.filters == 0 {
-            let root = self.nodes.insert(Node::new(Label::new(""), 0, NONE));
+            let root = self.nodes.insert(Node::new(Label::new(&[]), 0, NONE));
             assert_eq!(root, ROOT);
         }
         for level in filter.split('/') {
             match level {
                 "#" => place = Place::Rest,
                 "+" => at = self.plus_or_new(at),
-                literal => at = self.child_or_new(at, literal),
+                literal => at = self.child_or_new(at, literal.as_bytes()),
             }
         }
         let slot = self.nodes[at].value_mut(place);
@@ -119,27 +119,30 @@ impl Trie {
         if self.filters == 0 {
             return;
         }
-        let levels: SmallVec<[&str; LEVELS_INLINE]> = topic.split('/').collect();
-        let dollar = topic.starts_with('$');
-        // The literal child is followed at once and `+` left for later: one place per level is enough.
+        let topic = topic.as_bytes();
+        let dollar = topic.first() == Some(&b'$');
+        // The literal child is followed at once and `+` left for later: one place per level is enough. A
+        // level is named by where it begins in the topic; behind the end there is none.
         let mut later: SmallVec<[(u32, u32); LEVELS_INLINE]> = SmallVec::new();
         let mut next = Some((ROOT, 0));
-        while let Some((id, depth)) = next.take().or_else(|| later.pop()) {
+        while let Some((id, begin)) = next.take().or_else(|| later.pop()) {
             let node = &self.nodes[id];
-            let wild = !(dollar && depth == 0);
+            let wild = begin > 0 || !dollar;
             if node.rest != NONE && wild {
                 f(node.rest);
             }
-            let Some(level) = levels.get(depth as usize) else {
+            let Some(left) = topic.get(begin as usize..) else {
                 if node.here != NONE {
                     f(node.here);
                 }
                 continue;
             };
+            let level = level_of(left);
+            let begin_next = begin + level.len() as u32 + 1;
             if node.plus != NONE && wild {
-                later.push((node.plus, depth + 1));
+                later.push((node.plus, begin_next));
             }
-            next = self.child(id, level).map(|child| (child, depth + 1));
+            next = self.child(node, id, level).map(|child| (child, begin_next));
         }
     }
 
@@ -179,15 +182,16 @@ impl Trie {
             match level {
                 "#" => return Some((at, Place::Rest)),
                 "+" => at = Some(self.nodes[at].plus).filter(|plus| *plus != NONE)?,
-                literal => at = self.child(at, literal)?,
+                literal => at = self.child(&self.nodes[at], at, literal.as_bytes())?,
             }
         }
         Some((at, Place::Here))
     }
 
+    /// The literal child `level` of `node`, whose handle is `parent`.
     #[inline]
-    fn child(&self, parent: u32, level: &str) -> Option<u32> {
-        let mut child = self.nodes[parent].first_child;
+    fn child(&self, node: &Node, parent: u32, level: &[u8]) -> Option<u32> {
+        let mut child = node.first_child;
         if child == INDEXED {
             let hash = edge_hash(parent, self.hash.text(level) as u32);
             return self.edges.find(hash, |id| {
@@ -210,13 +214,13 @@ impl Trie {
         if plus != NONE {
             return plus;
         }
-        let plus = self.nodes.insert(Node::new(Label::new(""), 0, parent));
+        let plus = self.nodes.insert(Node::new(Label::new(&[]), 0, parent));
         self.nodes[parent].plus = plus;
         plus
     }
 
-    fn child_or_new(&mut self, parent: u32, level: &str) -> u32 {
-        if let Some(child) = self.child(parent, level) {
+    fn child_or_new(&mut self, parent: u32, level: &[u8]) -> u32 {
+        if let Some(child) = self.child(&self.nodes[parent], parent, level) {
             return child;
         }
         let label = Label::new(level);
@@ -331,19 +335,19 @@ impl Node {
 }
 
 impl Label {
-    fn new(text: &str) -> Self {
+    fn new(text: &[u8]) -> Self {
         if text.len() > LABEL_INLINE {
             return Self::Heap(text.into());
         }
         let mut bytes = [0; LABEL_INLINE];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
+        bytes[..text.len()].copy_from_slice(text);
         Self::Inline { length: text.len() as u8, bytes }
     }
 
     #[inline]
-    fn is(&self, text: &str) -> bool {
+    fn is(&self, text: &[u8]) -> bool {
         match self {
-            Self::Inline { length, bytes } => bytes[..usize::from(*length)] == *text.as_bytes(),
+            Self::Inline { length, bytes } => bytes[..usize::from(*length)] == *text,
             Self::Heap(own) => **own == *text,
         }
     }
@@ -354,6 +358,12 @@ impl Label {
             Self::Heap(text) => text.len(),
         }
     }
+}
+
+/// The first level of what is left of a topic.
+#[inline]
+fn level_of(left: &[u8]) -> &[u8] {
+    &left[..left.iter().position(|byte| *byte == b'/').unwrap_or(left.len())]
 }
 
 /// The hash of the edge from `parent` to the level whose hash is `label_hash`.

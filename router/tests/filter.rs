@@ -248,3 +248,25 @@ fn handles_are_stable_and_die_with_their_filter() {
     assert_eq!(trie.filter_id(filter("a/+")), None);
     assert_eq!(trie.entries(first).count(), 0);
 }
+
+/// So many texts and edges that some (about ten pairs of each) have equal hashes in the 32 bits that are kept.
+#[test]
+fn equal_hashes_are_told_apart() {
+    const PARENTS: u32 = 60_000;
+    const CHILDREN: u32 = 5;
+    let mut trie = FilterTrie::new(6);
+    let texts = |at| {
+        let (parent, child) = (at / CHILDREN, at % CHILDREN);
+        [format!("{parent}/{child}/+"), format!("{parent}/{child}")]
+    };
+    for at in 0..PARENTS * CHILDREN {
+        for (kind, text) in (0..).zip(texts(at)) {
+            assert!(trie.insert(filter(&text), kind, at).filter_is_new, "{text}");
+        }
+    }
+    for at in 0..PARENTS * CHILDREN {
+        let [wild, exact] = texts(at);
+        assert_eq!(matches(&trie, &wild.replace('+', "x")), [(0, at)]);
+        assert_eq!(matches(&trie, &exact), [(1, at)]);
+    }
+}

@@ -1,6 +1,7 @@
 //! The mesh: order within a lane, room, bells; and two threads that may sleep, but not through a bell.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -243,4 +244,61 @@ fn two_threads_with_one_slot_lose_no_message_and_no_wake() {
 #[test]
 fn two_threads_with_many_slots_lose_no_message_and_no_wake() {
     two_threads(64, 500_000);
+}
+
+/// Lets two threads go on at the same moment, as closely as they can.
+#[derive(Default)]
+struct Gate(AtomicU64);
+
+impl Gate {
+    fn pass(&self) {
+        let arrived = self.0.fetch_add(1, Ordering::AcqRel) + 1;
+        let both = arrived.next_multiple_of(2);
+        let mut spins = 0u32;
+        while self.0.load(Ordering::Acquire) < both {
+            spins += 1;
+            if spins.is_multiple_of(1_000) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// The two fences alone: one thread goes to sleep while the other sends. Either the first sees the message or
+/// the second sees the flag.
+#[test]
+fn a_message_and_a_nap_do_not_miss_each_other() {
+    const ROUNDS: u64 = 100_000;
+    // All pairs of small delays, as the two are never through the gate at quite the same time.
+    let delay = |steps: u64| (0..steps % 32).for_each(|_| std::hint::spin_loop());
+    let flags = SleepFlags::new(2);
+    let (gate, saw) = (Gate::default(), AtomicBool::new(false));
+    let mut missed = 0;
+    let mut mailboxes = mesh(2, NARROW).into_iter();
+    let mut sender: TestMailbox = mailboxes.next().expect("two shards");
+    let mut sleeper = mailboxes.next().expect("two shards");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..ROUNDS {
+                gate.pass();
+                delay(round);
+                flags.go_to_sleep(shard(1));
+                saw.store(sleeper.has_incoming(), Ordering::Relaxed);
+                gate.pass();
+                gate.pass();
+                flags.stay_awake(shard(1));
+                assert!(sleeper.recv_reply(shard(0)).is_some());
+            }
+        });
+        for round in 0..ROUNDS {
+            gate.pass();
+            delay(round / 32);
+            sender.try_send_reply(shard(1), round).expect("it was taken");
+            let woke = flags.must_wake(shard(1));
+            gate.pass();
+            missed += u64::from(!saw.load(Ordering::Relaxed) && !woke);
+            gate.pass();
+        }
+    });
+    assert_eq!(missed, 0, "of {ROUNDS} messages so many wait for ever");
 }

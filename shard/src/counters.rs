@@ -138,6 +138,10 @@ counters! {
     dropped_session_end: Counter,
     #[doc = "Messages expired before they were sent."]
     expired: Counter,
+    #[doc = "QoS 1 and 2 publications refused because memory is at its ceiling."]
+    publishes_refused: Counter,
+    #[doc = "Publications and subscriptions denied."]
+    denied: Counter,
     #[doc = "Retained messages refused because the partition is full."]
     retained_refused: Counter,
     #[doc = "Retained messages removed because they expired."]

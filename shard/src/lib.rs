@@ -28,5 +28,6 @@ pub mod turn;
 pub use link::{Carrier, DoorId, WriteBatch};
 pub use settings::{OnFull, OnSlow, Settings};
 pub use shard::{
-    Completion, DoorAction, DoorEnd, Order, Request, RequestId, Shard, ShardMailbox, ShardParts, Work,
+    Action, Completion, DoorAction, DoorEnd, Order, Permissions, Request, RequestId, Shard, ShardMailbox,
+    ShardParts, Work,
 };

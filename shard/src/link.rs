@@ -22,6 +22,7 @@ use crate::envelope::SessionKey;
 use crate::hash::KeyedMap;
 use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
+use crate::shard::Permissions;
 
 /// A byte stream of the driver's (TCP and what lies on it).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -263,6 +264,12 @@ pub(crate) struct Link {
     pub(crate) reading_paused: bool,
     pub(crate) output: Output,
     pub(crate) dirty: bool,
+    /// What the client may do.
+    pub(crate) permissions: Permissions,
+    /// The packet that waits for permission.
+    pub(crate) asked: Option<Bytes>,
+    /// Bytes of this connection's buffers that are charged to the shard's budget.
+    pub(crate) charged_bytes: usize,
     /// The client's Maximum Packet Size.
     pub(crate) packet_bytes_max: u32,
     /// Reason strings and user properties are welcome on every packet `[MQTT-3.1.2-29]`.
@@ -299,6 +306,9 @@ impl Link {
             reading_paused: false,
             output: Output::default(),
             dirty: false,
+            permissions: Permissions::Ask,
+            asked: None,
+            charged_bytes: 0,
             packet_bytes_max: u32::MAX,
             problem_information: true,
             aliases_in: Vec::new(),
@@ -314,10 +324,11 @@ impl Link {
         }
     }
 
-    /// Whether received packets are kept back until an answer of another shard or of the authenticator is in, or until
-    /// fewer publications wait for their acceptance.
+    /// Whether received packets are kept back until an answer of another shard or of a side thread is in, or until fewer
+    /// publications wait for their acceptance.
     pub(crate) fn is_held(&self) -> bool {
-        matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
+        self.asked.is_some()
+            || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
     }
 
@@ -339,6 +350,11 @@ impl Link {
             LinkState::Online(_) => self.silence_max.map(|silence| self.last_packet + silence),
             _ => Some(self.opened + connect_timeout),
         }
+    }
+
+    /// Bytes that this connection's buffers hold on behalf of its client.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len)
     }
 
     /// Whether another publication may be written now.

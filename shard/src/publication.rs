@@ -68,8 +68,8 @@ impl Publication {
     /// Seconds left of the Message Expiry Interval, as it is forwarded `[MQTT-3.3.2-6]`.
     pub fn expiry_left_s(&self, now: Instant) -> Option<u32> {
         let left = self.expires?.saturating_duration_since(now);
-        // Rounded up: a message that is still alive never leaves with an interval of zero.
-        Some(left.as_millis().div_ceil(1000).min(u128::from(u32::MAX)) as u32)
+        // Rounded up: nothing leaves with an interval of zero, not even what is sent again after its time.
+        Some(left.as_millis().div_ceil(1000).clamp(1, u128::from(u32::MAX)) as u32)
     }
 
     /// Bytes that one queue entry of this message stands for.
@@ -100,6 +100,15 @@ impl Budget {
     pub fn charge(&self, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Charge { bytes, used: Arc::clone(&self.used) }
+    }
+
+    /// Changes what one buffer is charged with, from `before` to `after` bytes.
+    pub fn recharge(&self, before: usize, after: usize) {
+        if after >= before {
+            self.used.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(before - after, Ordering::Relaxed);
+        }
     }
 
     /// Bytes charged now.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quelea_client::{Closed, Event as Told};
 use quelea_mqtt::{QoS, ReasonCode};
 use quelea_router::{ShardId, ShardSet, SleepFlags, mesh};
-use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Shard, ShardParts};
+use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Permissions, Shard, ShardParts};
 
 use crate::actor::{Actor, Asked, Role};
 use crate::event::{Event, Events};
@@ -109,7 +109,10 @@ impl World {
             Event::ToClient { pipe } => self.to_client(pipe),
             Event::Written { pipe } => self.written(pipe),
             Event::Authenticated { shard, request } => {
-                self.input(shard, Input::Completed(request, Completion::Authenticated(Ok(()))));
+                self.input(
+                    shard,
+                    Input::Completed(request, Completion::Authenticated(Ok(Permissions::Everything))),
+                );
             }
             Event::Act { actor } => self.act(actor),
             Event::ClientTimer { actor } => self.client_timer(actor),

@@ -155,6 +155,11 @@ impl Inbound {
         Ok(())
     }
 
+    /// Messages of this connection that the server counts against our Receive Maximum.
+    pub(super) fn unfinished(&self) -> u16 {
+        self.unfinished
+    }
+
     /// The application has dealt with a message. False: it does not wait (any more).
     pub(super) fn ack(&mut self, token: AckToken) -> bool {
         match self.entries.get_mut(&token.packet_id) {

@@ -113,6 +113,8 @@ pub struct Counters {
     pub duplicates_in: u64,
     /// Acknowledgements for which nothing waited.
     pub strays_in: u64,
+    /// Messages beyond our Receive Maximum that were tolerated.
+    pub excess_in: u64,
     /// Publications sent again after a reconnect.
     pub resent: u64,
 }

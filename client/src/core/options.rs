@@ -39,6 +39,9 @@ pub struct Options {
     pub authentication: Option<Authentication>,
     /// Who acknowledges a received message.
     pub acks: Acks,
+    /// MQTT 5: more unacknowledged messages than our Receive Maximum end the connection with 0x93. If false they are only counted:
+    /// mosquitto 2.0.11 is one server that sends them to a client slow to acknowledge.
+    pub receive_max_strict: bool,
     /// What becomes of unacknowledged publications when the server no longer has the session.
     pub session_lost: SessionLost,
     /// How long to wait for CONNACK.
@@ -66,6 +69,7 @@ impl Options {
             user_properties: Vec::new(),
             authentication: None,
             acks: Acks::Automatic,
+            receive_max_strict: true,
             session_lost: SessionLost::Republish,
             connect_timeout: Duration::from_secs(10),
             pong_timeout: Duration::from_secs(10),

@@ -178,22 +178,18 @@ impl Core {
         }
         // The alias counts also where the message turns out to be known.
         let topic = self.topic_of(packet, publish)?;
-        let mut message = Message {
-            topic,
-            payload: packet.slice_ref(publish.payload),
-            qos: publish.qos,
-            retain: publish.retain,
-            dup: publish.dup,
-            packet_id: publish.packet_id,
-            ack: None,
-            subscription_ids: publish.properties.subscription_ids.iter().collect(),
-            properties: properties_of(packet, publish),
-        };
+        let mut message = message_of(packet, publish, topic);
         let Some(packet_id) = publish.packet_id else {
             self.events.push_back(Event::Message(message));
             return Ok(());
         };
-        match self.inbound.on_publish(packet_id, publish.qos, publish.dup, self.allowed())? {
+        let arrival = self.inbound.on_publish(packet_id, publish.qos, publish.dup, self.allowed())?;
+        if self.options.version == Version::V5
+            && self.inbound.unfinished() > self.options.bounds.receive_max.get()
+        {
+            self.counters.excess_in += 1;
+        }
+        match arrival {
             Arrival::Held(token) => {
                 message.ack = Some(token);
                 self.events.push_back(Event::Message(message));
@@ -224,11 +220,9 @@ impl Core {
     }
 
     fn allowed(&self) -> Allowed {
-        let receive_max = match self.options.version {
-            Version::V5 => self.options.bounds.receive_max,
-            // MQTT 3.x cannot announce one: its bound is the number of packet identifiers.
-            Version::V31 | Version::V311 => PacketId::MAX,
-        };
+        // MQTT 3.x cannot announce one: there the bound is the number of packet identifiers.
+        let is_announced = self.options.version == Version::V5 && self.options.receive_max_strict;
+        let receive_max = if is_announced { self.options.bounds.receive_max } else { PacketId::MAX };
         Allowed { receive_max, manual: self.options.acks == Acks::Manual }
     }
 
@@ -315,6 +309,20 @@ impl Core {
         let written = Ack::new(packet_id, reason).encode(kind, self.options.version, &mut self.output);
         assert!(written.is_ok(), "an acknowledgement without properties is always expressible");
         self.note_sent(now);
+    }
+}
+
+fn message_of(packet: &Bytes, publish: &mqtt::Publish<'_>, topic: Text) -> Message {
+    Message {
+        topic,
+        payload: packet.slice_ref(publish.payload),
+        qos: publish.qos,
+        retain: publish.retain,
+        dup: publish.dup,
+        packet_id: publish.packet_id,
+        ack: None,
+        subscription_ids: publish.properties.subscription_ids.iter().collect(),
+        properties: properties_of(packet, publish),
     }
 }
 

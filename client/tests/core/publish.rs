@@ -61,6 +61,16 @@ fn qos_2_is_done_at_pubcomp() {
 }
 
 #[test]
+fn a_repeated_pubrec_is_released_again() {
+    let mut client = Scripted::connected(options(Version::V5), CONNACK_V5);
+    publish(&mut client, "m", QoS::ExactlyOnce);
+    client.sent();
+    client.receive(b"\x50\x02\x00\x01\x50\x02\x00\x01");
+    assert_eq!(&client.sent()[..], b"\x62\x02\x00\x01\x62\x02\x00\x01");
+    assert_eq!(client.core.counters().strays_in, 0);
+}
+
+#[test]
 fn a_refusing_puback_or_pubrec_ends_the_publication() {
     let mut client = Scripted::connected(options(Version::V5), CONNACK_V5);
     let one = publish(&mut client, "m", QoS::AtLeastOnce);

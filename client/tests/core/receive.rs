@@ -162,6 +162,16 @@ fn more_than_our_receive_maximum_is_a_violation() {
 }
 
 #[test]
+fn an_excess_is_only_counted_if_so_asked() {
+    let bounds = Bounds { receive_max: NonZeroU16::MIN, ..Bounds::default() };
+    let lenient = Options { bounds, receive_max_strict: false, ..manual(Version::V5) };
+    let mut client = Scripted::connected(lenient, CONNACK_V5);
+    client.receive(b"\x32\x07\x00\x01t\x00\x01\x00a\x32\x07\x00\x01t\x00\x02\x00b");
+    assert_eq!(payloads(&mut client), ["a", "b"]);
+    assert_eq!(client.core.counters().excess_in, 1);
+}
+
+#[test]
 fn an_identifier_in_use_is_a_violation_unless_it_is_a_duplicate() {
     let mut client = Scripted::connected(manual(Version::V311), CONNACK_V3);
     client.receive(b"\x32\x06\x00\x01t\x00\x01a\x3A\x06\x00\x01t\x00\x01a");

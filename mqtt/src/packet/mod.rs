@@ -88,7 +88,7 @@ pub fn decode<'a>(
     let body = Reader::new(&packet[frame.header_bytes..], packet_type);
     let context = Context { version, sender, limits };
     if packet_type == PacketType::Publish {
-        return Publish::decode(frame.first, body, context).map(Packet::Publish);
+        return Publish::decode(frame.first, body, context);
     }
     decode_rare(frame.first, body, context)
 }
@@ -102,7 +102,7 @@ fn decode_rare<'a>(first: u8, body: Reader<'a>, context: Context<'_>) -> Result<
     match packet_type {
         PacketType::Connect => Connect::decode(body, context).map(Packet::Connect),
         PacketType::ConnAck => ConnAck::decode(body, context).map(Packet::ConnAck),
-        PacketType::Publish => Publish::decode(first, body, context).map(Packet::Publish),
+        PacketType::Publish => Publish::decode(first, body, context),
         PacketType::PubAck => Ack::decode(body, context).map(Packet::PubAck),
         PacketType::PubRec => Ack::decode(body, context).map(Packet::PubRec),
         PacketType::PubRel => Ack::decode(body, context).map(Packet::PubRel),

@@ -6,8 +6,8 @@ use bytes::BytesMut;
 
 use crate::error::{DecodeError, DecodeErrorKind, EncodeError};
 use crate::frame::{Limits, PacketType, Sender};
-use crate::packet::Context;
-use crate::property::{PropertyId, Section, Stretch, SubscriptionIds, UserProperties};
+use crate::packet::{Context, Packet};
+use crate::property::{OpenStretch, PropertyId, Section, SubscriptionIds, UserProperties};
 use crate::reader::Reader;
 use crate::topic::{TopicError, TopicName};
 use crate::version::{PacketId, QoS, Version};
@@ -82,27 +82,61 @@ impl<'a> Publish<'a> {
         writer::encoded_bytes(self, version)
     }
 
+    /// The usual message, without properties, is built in the place where it is returned; any other takes a detour.
     #[inline]
-    pub(crate) fn decode(first: u8, mut body: Reader<'a>, context: Context<'_>) -> Result<Self, DecodeError> {
+    pub(crate) fn decode(
+        first: u8,
+        mut body: Reader<'a>,
+        context: Context<'_>,
+    ) -> Result<Packet<'a>, DecodeError> {
         let Some(qos) = QoS::from_u8(first >> 1 & 3) else {
             return Err(body.error(DecodeErrorKind::Flags, "fixed header"));
         };
         let text = body.text_with_nul("topic name")?;
         let packet_id = if qos == QoS::AtMostOnce { None } else { Some(body.packet_id()?) };
-        let mut properties = PublishProperties::default();
-        if context.version == Version::V5 {
-            let section = Section::new(&mut body, context.limits)?;
-            if !section.is_empty() {
-                properties.read(section, context)?;
-            }
+        let (dup, retain) = (first & 8 != 0, first & 1 != 0);
+        if context.version == Version::V5 && !body.skip_zero() {
+            let head = Publish {
+                dup,
+                qos,
+                retain,
+                topic: None,
+                packet_id,
+                payload: &[],
+                properties: Default::default(),
+            };
+            return head.decode_properties(text, body, context);
         }
-        let topic = match TopicName::new(text, context.limits.topic_levels_max) {
+        match TopicName::new(text, context.limits.topic_levels_max) {
+            Ok(topic) => Ok(Packet::Publish(Publish {
+                dup,
+                qos,
+                retain,
+                topic: Some(topic),
+                packet_id,
+                payload: body.rest(),
+                properties: PublishProperties::default(),
+            })),
+            Err(error) => Err(topic_refusal(&body, error, context)),
+        }
+    }
+
+    /// What follows the packet identifier if the property section is not empty.
+    #[inline(never)]
+    fn decode_properties(
+        mut self,
+        text: &'a str,
+        mut body: Reader<'a>,
+        context: Context<'_>,
+    ) -> Result<Packet<'a>, DecodeError> {
+        self.properties.read(Section::new(&mut body, context.limits)?, context)?;
+        self.topic = match TopicName::new(text, context.limits.topic_levels_max) {
             Ok(topic) => Some(topic),
-            Err(TopicError::Empty) if properties.topic_alias.is_some() => None,
+            Err(TopicError::Empty) if self.properties.topic_alias.is_some() => None,
             Err(error) => return Err(topic_refusal(&body, error, context)),
         };
-        let payload = body.take_rest();
-        Ok(Self { dup: first & 8 != 0, qos, retain: first & 1 != 0, topic, packet_id, payload, properties })
+        self.payload = body.rest();
+        Ok(Packet::Publish(self))
     }
 }
 
@@ -119,7 +153,7 @@ fn topic_refusal(body: &Reader<'_>, error: TopicError, context: Context<'_>) -> 
 impl<'a> PublishProperties<'a> {
     fn read(&mut self, mut section: Section<'a>, context: Context<'_>) -> Result<(), DecodeError> {
         let limits: &Limits = context.limits;
-        let mut subscription_ids = Stretch::default();
+        let mut subscription_ids = OpenStretch::default();
         while let Some(id) = section.next()? {
             match id {
                 PropertyId::PayloadFormat => self.payload_is_utf8 = Some(section.flag()?),
@@ -145,7 +179,7 @@ impl<'a> PublishProperties<'a> {
             }
         }
         self.user_properties = section.user_properties();
-        self.subscription_ids = SubscriptionIds::from_stretch(subscription_ids);
+        self.subscription_ids = SubscriptionIds::from_stretch(subscription_ids.close());
         Ok(())
     }
 }

@@ -51,7 +51,7 @@ impl Subscription {
 }
 
 /// Where the session stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Presence {
     /// A client is connected.
     Online {
@@ -168,6 +168,8 @@ pub struct Session {
     pub(crate) stamp: (u64, u32),
     /// The timer's entry that is in force.
     pub(crate) armed: Option<Instant>,
+    /// A timer looks after what is parked.
+    pub(crate) parked_armed: bool,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
 }
@@ -197,6 +199,7 @@ impl Session {
             pulling: false,
             stamp: (0, 0),
             armed: None,
+            parked_armed: false,
             listed: false,
         }
     }

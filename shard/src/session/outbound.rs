@@ -108,8 +108,12 @@ pub enum Discard {
 /// The sending half.
 #[derive(Debug, Default)]
 pub struct Outbound {
-    queue: VecDeque<Queued>,
-    transient: VecDeque<Queued>,
+    /// QoS 1 and 2, each with its number of arrival.
+    queue: VecDeque<(u64, Queued)>,
+    /// QoS 0, each with its number of arrival.
+    transient: VecDeque<(u64, Queued)>,
+    arrivals: u64,
+    inflight_bytes: usize,
     waiting_bytes: usize,
     inflight: VecDeque<Inflight>,
     /// Entries of `inflight` before this one were sent, or sent again, on this connection.
@@ -133,7 +137,7 @@ impl Outbound {
         self.quota = 0;
         self.resent = 0;
         let dropped = self.transient.len();
-        self.waiting_bytes -= self.transient.iter().map(bytes).sum::<usize>();
+        self.waiting_bytes -= self.transient.iter().map(|(_, queued)| bytes(queued)).sum::<usize>();
         self.transient.clear();
         dropped
     }
@@ -163,15 +167,16 @@ impl Outbound {
 
     fn push(&mut self, queued: Queued) {
         self.waiting_bytes += bytes(&queued);
+        self.arrivals += 1;
         match queued.qos {
-            QoS::AtMostOnce => self.transient.push_back(queued),
-            _ => self.queue.push_back(queued),
+            QoS::AtMostOnce => self.transient.push_back((self.arrivals, queued)),
+            _ => self.queue.push_back((self.arrivals, queued)),
         }
     }
 
     /// Makes room by dropping the oldest waiting message, QoS 0 first.
     pub fn drop_oldest(&mut self) -> Option<Queued> {
-        let dropped = self.transient.pop_front().or_else(|| self.queue.pop_front())?;
+        let (_, dropped) = self.transient.pop_front().or_else(|| self.queue.pop_front())?;
         self.waiting_bytes -= bytes(&dropped);
         Some(dropped)
     }
@@ -191,12 +196,30 @@ impl Outbound {
         self.inflight.len()
     }
 
-    /// Sends what the connection and the client's Receive Maximum allow: first what is sent again, then QoS 1 and 2,
-    /// then QoS 0. The first two are bounded by the quota, so the last cannot starve.
-    pub fn pump(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+    /// Sends what the connection and the client's Receive Maximum allow: first what is sent again, then what waits, in
+    /// the order of its arrival. QoS 0 passes QoS 1 and 2 only while the client's quota is used up.
+    pub fn pump(&mut self, now: Instant, limits: &OutboundLimits, sink: &mut impl OutboundSink) {
         self.pump_resend(sink);
-        self.pump_queue(now, sink);
-        self.pump_transient(now, sink);
+        while sink.has_room() {
+            let acknowledged =
+                self.queue.front().filter(|_| self.may_send_acknowledged(limits)).map(|(n, _)| *n);
+            let transient = self.transient.front().map(|(n, _)| *n);
+            match (acknowledged, transient) {
+                (None, None) => return,
+                (Some(older), Some(newer)) if newer < older => self.send_transient(now, sink),
+                (Some(_), _) => self.send_acknowledged(now, sink),
+                (None, Some(_)) => self.send_transient(now, sink),
+            }
+        }
+    }
+
+    /// What is sent again goes first: a new message may not overtake it `[MQTT-4.6.0-1]`. What a client leaves
+    /// unfinished is bounded in number and in bytes.
+    fn may_send_acknowledged(&self, limits: &OutboundLimits) -> bool {
+        self.resent == self.inflight.len()
+            && self.quota > 0
+            && self.inflight.len() < INFLIGHT_ENTRIES_MAX
+            && (self.inflight_bytes == 0 || self.inflight_bytes < limits.bytes_max)
     }
 
     fn pump_resend(&mut self, sink: &mut impl OutboundSink) {
@@ -222,43 +245,38 @@ impl Outbound {
         }
     }
 
-    fn pump_queue(&mut self, now: Instant, sink: &mut impl OutboundSink) {
-        // What is sent again goes first: a new message may not overtake it `[MQTT-4.6.0-1]`.
-        while self.resent == self.inflight.len() && self.quota > 0 && sink.has_room() {
-            let Some(queued) = self.pop_sendable(now, sink, QoS::ExactlyOnce) else { return };
-            let id = self.free_id();
-            self.quota -= 1;
-            sink.publish(&queued, Some(id), false);
-            // Once a client has seen a QoS 2 message of a group, nobody else may `[MQTT-4.8.2-5]`.
-            let group = queued.group.filter(|_| queued.qos == QoS::AtLeastOnce);
-            let state = InflightState::Published(Queued { group, ..queued });
-            self.inflight.push_back(Inflight { id, state, charged: true });
-            self.resent += 1;
-        }
+    fn send_acknowledged(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+        let Some((_, queued)) = self.queue.pop_front() else { return };
+        let Some(queued) = self.sendable(now, sink, queued) else { return };
+        let id = self.free_id();
+        self.quota -= 1;
+        sink.publish(&queued, Some(id), false);
+        // Once a client has seen a QoS 2 message of a group, nobody else may `[MQTT-4.8.2-5]`.
+        let group = queued.group.filter(|_| queued.qos == QoS::AtLeastOnce);
+        self.inflight_bytes += bytes(&queued);
+        let state = InflightState::Published(Queued { group, ..queued });
+        self.inflight.push_back(Inflight { id, state, charged: true });
+        self.resent += 1;
     }
 
-    fn pump_transient(&mut self, now: Instant, sink: &mut impl OutboundSink) {
-        while sink.has_room() {
-            let Some(queued) = self.pop_sendable(now, sink, QoS::AtMostOnce) else { return };
+    fn send_transient(&mut self, now: Instant, sink: &mut impl OutboundSink) {
+        let Some((_, queued)) = self.transient.pop_front() else { return };
+        if let Some(queued) = self.sendable(now, sink, queued) {
             sink.publish(&queued, None, false);
         }
     }
 
-    fn pop_sendable(&mut self, now: Instant, sink: &mut impl OutboundSink, class: QoS) -> Option<Queued> {
-        loop {
-            let queued = match class {
-                QoS::AtMostOnce => self.transient.pop_front()?,
-                _ => self.queue.pop_front()?,
-            };
-            self.waiting_bytes -= bytes(&queued);
-            if queued.message.is_expired(now) {
-                sink.discarded(queued, Discard::Expired);
-            } else if !sink.fits(&queued) {
-                sink.discarded(queued, Discard::TooLarge);
-            } else {
-                return Some(queued);
-            }
+    /// A message that has left its queue, unless it may not be sent any more.
+    fn sendable(&mut self, now: Instant, sink: &mut impl OutboundSink, queued: Queued) -> Option<Queued> {
+        self.waiting_bytes -= bytes(&queued);
+        if queued.message.is_expired(now) {
+            sink.discarded(queued, Discard::Expired);
+        } else if !sink.fits(&queued) {
+            sink.discarded(queued, Discard::TooLarge);
+        } else {
+            return Some(queued);
         }
+        None
     }
 
     /// Whether anything could be sent if there were room.
@@ -273,7 +291,7 @@ impl Outbound {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
             let id = PacketId::new(self.last_id).expect("counted from 1");
-            // At most `inflight_max` entries, far below 65,535: the loop ends, and the scan is short.
+            // At most INFLIGHT_ENTRIES_MAX entries, far below 65,535: the loop ends, and the scan is short.
             if !self.inflight.iter().any(|entry| entry.id == id) {
                 return id;
             }
@@ -298,7 +316,10 @@ impl Outbound {
             InflightState::Published(queued) if queued.qos != QoS::ExactlyOnce => Outgoing::WrongQoS,
             _ if refused => Outgoing::Complete(self.remove(at)),
             _ => {
-                self.inflight[at].state = InflightState::Released;
+                let published = core::mem::replace(&mut self.inflight[at].state, InflightState::Released);
+                if let InflightState::Published(queued) = published {
+                    self.inflight_bytes -= bytes(&queued);
+                }
                 Outgoing::Release
             }
         }
@@ -326,7 +347,10 @@ impl Outbound {
             self.quota += 1;
         }
         match entry.state {
-            InflightState::Published(queued) => Some(queued),
+            InflightState::Published(queued) => {
+                self.inflight_bytes -= bytes(&queued);
+                Some(queued)
+            }
             InflightState::Released => None,
         }
     }
@@ -354,9 +378,9 @@ impl Outbound {
         let mut taken = Vec::new();
         let theirs = |queued: &Queued| queued.group.as_ref().is_some_and(&of);
         for queue in [&mut self.queue, &mut self.transient] {
-            let (back, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(theirs);
-            self.waiting_bytes -= back.iter().map(bytes).sum::<usize>();
-            taken.extend(back);
+            let (back, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(|(_, queued)| theirs(queued));
+            let back = back.into_iter().map(|(_, queued)| queued);
+            taken.extend(back.inspect(|queued| self.waiting_bytes -= bytes(queued)));
             queue.extend(kept);
         }
         taken
@@ -365,9 +389,17 @@ impl Outbound {
     /// Appends what another half of the same session collected after this one.
     pub fn append(&mut self, later: Self) {
         assert!(later.inflight.is_empty(), "only one half of a session has ever been connected");
-        self.waiting_bytes += later.waiting_bytes;
-        self.queue.extend(later.queue);
-        self.transient.extend(later.transient);
+        let (mut acknowledged, mut transient) =
+            (later.queue.into_iter().peekable(), later.transient.into_iter().peekable());
+        loop {
+            let next = match (acknowledged.peek(), transient.peek()) {
+                (Some((a, _)), Some((t, _))) if t < a => transient.next(),
+                (Some(_), _) => acknowledged.next(),
+                (None, _) => transient.next(),
+            };
+            let Some((_, queued)) = next else { return };
+            self.push(queued);
+        }
     }
 
     /// Everything that waits or is in flight, for the counters of a session that ends.
@@ -376,9 +408,13 @@ impl Outbound {
             InflightState::Published(queued) => Some(queued),
             InflightState::Released => None,
         });
-        inflight.chain(self.queue).chain(self.transient)
+        inflight.chain(self.queue.into_iter().chain(self.transient).map(|(_, queued)| queued))
     }
 }
+
+/// Deliveries that a client may leave unfinished, over all its connections: beyond this nothing new is sent to it. Far
+/// above any Receive Maximum that we honour, far below the number of packet identifiers.
+const INFLIGHT_ENTRIES_MAX: usize = 1_024;
 
 fn bytes(queued: &Queued) -> usize {
     queued.message.bytes()

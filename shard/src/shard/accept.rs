@@ -14,7 +14,6 @@ use crate::publication::Message;
 use crate::session::{Offer, Parked, Presence, Queued, Session, Subscription};
 use crate::settings::{OnFull, OnSlow};
 
-use super::timers::ParkedIn;
 use super::{Hold, Shard, Subscriber, Then};
 
 /// The subscribers of one publication, each once, with all its matching subscriptions merged `[MQTT-3.3.4-2]`.
@@ -142,10 +141,9 @@ impl Shard {
         if queued.qos == QoS::AtMostOnce {
             return self.offer_once(now, key, queued);
         }
-        let memory_full = self.is_full();
         let session = &mut self.sessions[key];
         let connected = matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. });
-        if session.parked.is_empty() && !memory_full {
+        if session.parked.is_empty() {
             match session.outbound.offer(queued, &self.limits) {
                 Offer::Taken => self.list_session(key),
                 Offer::Full(queued) if connected => self.offer_again(now, key, queued, hold),
@@ -195,7 +193,7 @@ impl Shard {
         let hold = self.hold_one_more(hold);
         let deadline = now + self.settings.full_deadline;
         self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
-        self.park_deadlines.push_back((deadline, ParkedIn::Session(key)));
+        self.arm_parked(key);
     }
 
     /// One more subscriber has no room: the publication's hold, made at the first one.
@@ -269,6 +267,14 @@ impl Shard {
 
     /// A connected session has been full for the whole deadline.
     pub(super) fn on_park_deadline(&mut self, now: Instant, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.parked_armed = false;
+            self.make_slow_pay(now, key);
+            self.arm_parked(key);
+        }
+    }
+
+    fn make_slow_pay(&mut self, now: Instant, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key)
             && session.parked.front().is_some_and(|parked| parked.deadline <= now)
         {

@@ -12,7 +12,7 @@ use crate::link::{Connecting, LinkState};
 use crate::publication::Publication;
 use crate::session::{PendingWill, Presence};
 
-use super::{Request, RequestId, Shard, Work};
+use super::{Permissions, Request, RequestId, Shard, Work};
 
 impl Shard {
     /// The first packet of a connection.
@@ -34,6 +34,7 @@ impl Shard {
                 client_id: Arc::clone(&connecting.client_id),
                 user_name: connect.user_name.map(Into::into),
                 password: connect.password.map(Into::into),
+                will_topic: connect.will.as_ref().map(|will| will.topic.as_str().into()),
                 peer: self.links[key].peer,
             },
         };
@@ -43,7 +44,15 @@ impl Shard {
 
     fn may_connect(&self, connect: &Connect<'_>) -> Result<(), ReasonCode> {
         if self.draining.is_some() {
-            return Err(ReasonCode::SERVER_SHUTTING_DOWN);
+            return Err(ReasonCode::SERVER_UNAVAILABLE);
+        }
+        if let Some(will) = &connect.will {
+            if will.qos > self.settings.qos_max {
+                return Err(ReasonCode::QOS_NOT_SUPPORTED);
+            }
+            if is_brokers_own(will.topic.as_str()) {
+                return Err(ReasonCode::NOT_AUTHORIZED);
+            }
         }
         // MQTT 3.1.1 lets the server name only sessions that end with their connection `[MQTT-3.1.3-8]`.
         if connect.client_id.is_empty() && connect.version != Version::V5 && !connect.clean_start {
@@ -106,11 +115,17 @@ impl Shard {
     }
 
     /// The authenticator has answered.
-    pub(super) fn authenticated(&mut self, now: Instant, key: LinkKey, verdict: Result<(), ReasonCode>) {
+    pub(super) fn authenticated(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        verdict: Result<Permissions, ReasonCode>,
+    ) {
         let Some(link) = self.links.get_mut(key) else { return };
         let LinkState::Authenticating(_) = link.state else { return };
-        if let Err(reason) = verdict {
-            return self.refuse_connect(now, key, reason);
+        match verdict {
+            Ok(permissions) => link.permissions = permissions,
+            Err(reason) => return self.refuse_connect(now, key, reason),
         }
         let LinkState::Authenticating(connecting) =
             core::mem::replace(&mut link.state, LinkState::AwaitConnect)
@@ -132,30 +147,34 @@ impl Shard {
 
     /// The home shard says: the session is ours.
     pub(super) fn on_granted(&mut self, now: Instant, key: LinkKey, identity: Arc<Identity>, resume: bool) {
-        let existing = self.session_of(&identity.client_id);
-        debug_assert!(resume || existing.is_none(), "a session that is not resumed was released");
-        if let Some(session) = existing {
-            self.sessions[session].identity = Arc::clone(&identity);
-        }
-        if !self.is_claiming(key) {
-            if existing.is_none() {
-                let home = self.home_of(&identity.client_id);
-                self.send_control(home, Control::Ended { identity });
-            }
-            return;
-        }
-        if let Some(session) = existing
+        debug_assert!(
+            resume || self.session_of(&identity.client_id).is_none(),
+            "a session that is not resumed was released"
+        );
+        let claiming = self.is_claiming(key);
+        if claiming
+            && let Some(session) = self.session_of(&identity.client_id)
             && let Some(older) = self.sessions[session].link()
         {
             self.counters.takeovers += 1;
             self.disconnect(now, older, ReasonCode::SESSION_TAKEN_OVER);
         }
-        // With its connection, a session that was not persistent has ended.
-        match self.session_of(&identity.client_id) {
-            Some(session) => self.connected(now, key, session, true),
-            None => {
-                let session = self.open_session(identity, Presence::Offline { expires: None });
+        // With its connection, a session that was not persistent has ended: in its old life, so that the home shard
+        // does not take it for the end of the new one.
+        let existing = self.session_of(&identity.client_id);
+        if let Some(session) = existing {
+            self.sessions[session].identity = Arc::clone(&identity);
+        }
+        match existing {
+            Some(session) if claiming => self.connected(now, key, session, true),
+            None if claiming => {
+                let session = self.open_session(&identity, Presence::Offline { expires: None });
                 self.connected(now, key, session, false);
+            }
+            Some(_) => {}
+            None => {
+                let home = self.home_of(&identity.client_id);
+                self.send_control(home, Control::Ended { identity });
             }
         }
     }
@@ -241,4 +260,9 @@ impl Shard {
         session.expiry_s = Some(granted);
         Ok(())
     }
+}
+
+/// Topics that the broker speaks on itself: not for clients, neither by PUBLISH nor by Will.
+pub(super) fn is_brokers_own(topic: &str) -> bool {
+    topic == "$SYS" || topic.starts_with("$SYS/")
 }

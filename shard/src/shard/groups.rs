@@ -18,7 +18,6 @@ use crate::publication::Message;
 use crate::session::{Queued, Session, Subscription};
 
 use super::interest::Barrier;
-use super::timers::ParkedIn;
 use super::{Group, Shard, Subscriber, accept};
 
 // ---- The owner's side.
@@ -47,6 +46,7 @@ impl Shard {
             filter: Arc::clone(filter),
             members: ShareGroup::new(limits),
             parked: VecDeque::new(),
+            parked_armed: false,
             listed: false,
         });
         self.groups_by_filter.insert(Arc::clone(filter), key);
@@ -114,8 +114,9 @@ impl Shard {
         }
         if nobody {
             // As for an offline session: the oldest makes room.
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             if self.groups[key].members.push(Arc::clone(message), message.bytes()).is_err() {
                 self.counters.dropped_group_full += 1;
             }
@@ -124,7 +125,7 @@ impl Shard {
         let deadline = now + self.settings.full_deadline;
         let hold = self.hold_one_more(hold);
         self.groups[key].parked.push_back((Arc::clone(message), hold, deadline));
-        self.park_deadlines.push_back((deadline, ParkedIn::Group(key)));
+        self.arm_parked_group(key);
         self.list_group(key);
     }
 
@@ -173,13 +174,18 @@ impl Shard {
 
     /// A group has been full for the whole deadline: its oldest message goes.
     pub(super) fn on_group_deadline(&mut self, now: Instant, key: GroupKey) {
+        if let Some(group) = self.groups.get_mut(key) {
+            group.parked_armed = false;
+        }
         while let Some(group) = self.groups.get_mut(key)
             && group.parked.front().is_some_and(|(_, _, deadline)| *deadline <= now)
         {
-            group.members.drop_oldest();
-            self.counters.dropped_group_full += 1;
+            if group.members.drop_oldest().is_some() {
+                self.counters.dropped_group_full += 1;
+            }
             self.pump_group(now, key);
         }
+        self.arm_parked_group(key);
     }
 }
 

@@ -48,7 +48,7 @@ impl Shard {
         }
         self.link_ended(now, key);
         self.doors.remove(&door);
-        self.links.remove(key);
+        self.drop_link(key);
         self.door_actions.push_back((door, DoorAction::Abort));
     }
 
@@ -57,6 +57,7 @@ impl Shard {
         let Some(key) = self.doors.get(&door).copied() else { return };
         let written = self.links[key].output.on_written();
         self.counters.bytes_sent += written as u64;
+        self.recharge_link(key);
         self.on_output_drained(now, key);
     }
 
@@ -104,6 +105,22 @@ impl Shard {
             self.take_buffered(now, key);
         }
         self.pause_if_full(key);
+        self.recharge_link(key);
+    }
+
+    /// Charges the shard's budget with what a connection's buffers hold now.
+    pub(super) fn recharge_link(&mut self, key: LinkKey) {
+        if let Some(link) = self.links.get_mut(key) {
+            let held = link.buffered_bytes();
+            self.budget.recharge(core::mem::replace(&mut link.charged_bytes, held), held);
+        }
+    }
+
+    /// Forgets a connection, and gives back what it was charged with.
+    pub(super) fn drop_link(&mut self, key: LinkKey) -> Option<Link> {
+        let link = self.links.remove(key)?;
+        self.budget.recharge(link.charged_bytes, 0);
+        Some(link)
     }
 
     /// Takes complete packets out of the receive buffer, unless they are held.

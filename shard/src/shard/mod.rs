@@ -12,6 +12,7 @@
 //! [`crate::turn`] calls them in this order for every driver, real or simulated.
 
 mod accept;
+mod authorize;
 mod connect;
 mod groups;
 mod homes;
@@ -130,16 +131,54 @@ pub enum Work {
         user_name: Option<Box<str>>,
         /// Password, if any.
         password: Option<Box<[u8]>>,
+        /// Topic of its Will, if it brings one.
+        will_topic: Option<Box<str>>,
         /// Where it comes from.
         peer: SocketAddr,
     },
+    /// Check what a client may do. Asked only of clients whose permissions are [`Permissions::Ask`]; the connection's
+    /// later packets wait for the answer.
+    Authorize {
+        /// The client identifier.
+        client_id: Arc<str>,
+        /// What it wants.
+        action: Action,
+    },
+}
+
+/// What a client wants to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Publish to a topic.
+    Publish {
+        /// The topic, aliases resolved.
+        topic: Box<str>,
+        /// Whether the message is to be retained.
+        retain: bool,
+    },
+    /// Subscribe to filters, each to be allowed or denied.
+    Subscribe {
+        /// The filters as they were asked for, `$share/…` included.
+        filters: Vec<Box<str>>,
+    },
+}
+
+/// What a client that may connect may do then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permissions {
+    /// Whatever it wants.
+    Everything,
+    /// Each publication and subscription is asked for.
+    Ask,
 }
 
 /// The answer to a [`Request`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Completion {
-    /// Whether the client may connect; a refusal carries its reason code.
-    Authenticated(Result<(), quelea_mqtt::ReasonCode>),
+    /// Whether the client may connect, and what it may do then; a refusal carries its reason code.
+    Authenticated(Result<Permissions, quelea_mqtt::ReasonCode>),
+    /// Whether it may do what it asked for: one verdict for a publication, one per filter for a subscription.
+    Authorized(Vec<bool>),
 }
 
 /// Who subscribed: an entry of the shard's filter trie.
@@ -156,6 +195,7 @@ pub(crate) struct Group {
     pub(crate) filter: Arc<str>,
     pub(crate) members: ShareGroup<Member, Message>,
     pub(crate) parked: VecDeque<(Message, HoldKey, Instant)>,
+    pub(crate) parked_armed: bool,
     pub(crate) listed: bool,
 }
 
@@ -245,7 +285,6 @@ pub struct Shard {
     pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
     pub(crate) requests: VecDeque<Request>,
     pub(crate) timers: BinaryHeap<timers::Entry>,
-    pub(crate) park_deadlines: VecDeque<(Instant, timers::ParkedIn)>,
     pub(crate) scratch: Vec<u8>,
 }
 
@@ -299,7 +338,6 @@ impl Shard {
             door_actions: VecDeque::new(),
             requests: VecDeque::new(),
             timers: BinaryHeap::new(),
-            park_deadlines: VecDeque::new(),
             scratch: Vec::new(),
             random,
             settings,
@@ -339,6 +377,7 @@ impl Shard {
     pub fn handle_completion(&mut self, now: Instant, id: RequestId, completion: Completion) {
         match completion {
             Completion::Authenticated(verdict) => self.authenticated(now, id.0, verdict),
+            Completion::Authorized(verdicts) => self.authorized(now, id.0, &verdicts),
         }
     }
 

@@ -74,12 +74,12 @@ impl Shard {
         &mut self,
         now: Instant,
         old: ShardId,
-        next: Arc<Identity>,
+        next: &Arc<Identity>,
         link: LinkKey,
         subscriptions: Vec<(Arc<str>, Subscription)>,
     ) {
         let presence = Presence::Arriving { link, marked: ShardSet::default() };
-        let key = self.open_session(Arc::clone(&next), presence);
+        let key = self.open_session(next, presence);
         // Only what outlives its connection moves; for how long is in what follows.
         self.sessions[key].expiry_s = None;
         for (text, how) in subscriptions {
@@ -89,11 +89,11 @@ impl Shard {
         // The announcement must be on its way before the cut.
         self.announce();
         for to in self.others() {
-            let cut = Control::Cut { identity: Arc::clone(&next), old };
+            let cut = Control::Cut { identity: Arc::clone(next), old };
             self.send_control(to, cut);
         }
-        self.send_deliver(old, Deliver::Mark { identity: Arc::clone(&next) });
-        self.on_mark(now, self.id, &next);
+        self.send_deliver(old, Deliver::Mark { identity: Arc::clone(next) });
+        self.on_mark(now, self.id, next);
     }
 
     fn subscribe_arriving(&mut self, key: SessionKey, text: &Arc<str>, how: Subscription) {

@@ -27,7 +27,7 @@ impl Shard {
 
     /// Sends what a session may send, as far as its connection has room.
     pub(super) fn pump_session(&mut self, now: Instant, key: SessionKey) {
-        let Self { sessions, links, counters, .. } = self;
+        let Self { sessions, links, counters, limits, .. } = self;
         let session = &mut sessions[key];
         let Some(link_key) = session.link() else { return };
         if !session.outbound.has_work() {
@@ -35,7 +35,7 @@ impl Shard {
         }
         let link = &mut links[link_key];
         let mut sink = LinkSink { link, counters, now, wrote: false };
-        session.outbound.pump(now, &mut sink);
+        session.outbound.pump(now, limits, &mut sink);
         if sink.wrote {
             self.mark_dirty(link_key);
         }
@@ -50,6 +50,7 @@ impl Shard {
                 Carrier::Door(door) => self.write_door(key, door),
                 Carrier::Stream(conn, stream) => self.write_stream(now, key, conn, stream),
             }
+            self.recharge_link(key);
         }
     }
 

@@ -11,8 +11,8 @@ use crate::link::{CloseHow, Link, LinkState};
 use crate::publication::Publication;
 use crate::session::{Outgoing, PublishVerdict};
 
-use super::Shard;
 use super::sessions::WillAt;
+use super::{Permissions, Shard};
 
 impl Shard {
     /// One whole packet.
@@ -36,6 +36,9 @@ impl Shard {
             (LinkState::AwaitConnect, Packet::Connect(connect)) => self.on_connect(now, key, &connect),
             (LinkState::Online(session), packet) => {
                 let session = *session;
+                if link.permissions == Permissions::Ask && self.ask_permission(key, session, &packet, bytes) {
+                    return;
+                }
                 if let Err(reason) = self.on_packet(now, key, session, packet) {
                     self.refuse_packet(now, key, reason);
                 }
@@ -45,7 +48,7 @@ impl Shard {
         }
     }
 
-    fn on_packet(
+    pub(super) fn on_packet(
         &mut self,
         now: Instant,
         key: LinkKey,
@@ -56,13 +59,11 @@ impl Shard {
             Packet::Publish(publish) => self.on_publish(now, key, session, &publish),
             Packet::PubAck(ack) => self.on_puback(now, key, session, &ack),
             Packet::PubRec(ack) => self.on_pubrec(now, key, session, &ack),
-            Packet::PubRel(ack) => {
-                self.on_pubrel(key, session, &ack);
-                Ok(())
-            }
+            Packet::PubRel(ack) => self.on_pubrel(key, session, &ack),
             Packet::PubComp(ack) => self.on_pubcomp(now, key, session, &ack),
             Packet::Subscribe(subscribe) => {
-                self.on_subscribe(now, key, session, &subscribe);
+                let allowed: smallvec::SmallVec<[bool; 8]> = subscribe.filters().map(|_| true).collect();
+                self.on_subscribe(now, key, session, &subscribe, &allowed);
                 Ok(())
             }
             Packet::Unsubscribe(unsubscribe) => {
@@ -94,7 +95,9 @@ impl Shard {
         let link = &mut self.links[key];
         if publish.packet_id.is_some() {
             link.received_in_flight = link.received_in_flight.saturating_add(1);
-            if link.received_in_flight > self.settings.receive_max && link.version == Version::V5 {
+            let receive_max = self.settings.receive_max;
+            let owed = link.acks.len() >= usize::from(receive_max);
+            if link.version == Version::V5 && (owed || link.received_in_flight > receive_max) {
                 return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             }
         }
@@ -111,31 +114,38 @@ impl Shard {
             }
             (None, None) => return Err(ReasonCode::PROTOCOL_ERROR),
         };
-        let reserved = topic.as_str() == "$SYS" || topic.as_str().starts_with("$SYS/");
+        let reserved = super::connect::is_brokers_own(topic.as_str());
         let publisher = self.sessions[session].publisher;
         match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id))
                 if self.sessions[session].inbound.on_publish(id) == PublishVerdict::Duplicate =>
             {
                 // The first copy's PUBREC may still be on its way through the other shards; then it answers for both.
-                if !self.links[key].acks.contains(id) {
+                if self.links[key].acks.contains(id) {
+                    self.links[key].received_in_flight -= 1;
+                } else {
                     let number = self.links[key].acks.push(id, QoS::ExactlyOnce);
                     self.links[key].acks.settle(number, ReasonCode::SUCCESS);
-                    self.send_acks(key);
+                    self.send_acks(now, key);
                 }
                 return Ok(());
             }
             _ => {}
         }
+        if self.sessions[session].inbound.len() > self.settings.unacked_max {
+            // Received in earlier connections and never released: a client that only takes.
+            return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
+        }
         self.counters.publishes_received += 1;
-        let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
         if reserved {
             // The broker's own topics are not for clients.
-            if let Some(number) = ack {
-                self.links[key].acks.settle(number, ReasonCode::NOT_AUTHORIZED);
-                self.send_acks(key);
-            }
+            link.received_in_flight -= u16::from(publish.packet_id.is_some());
+            self.deny_publish(now, key, session, publish);
             return Ok(());
+        }
+        let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
+        if self.is_full() {
+            return self.refuse_for_memory(now, key, publish, ack);
         }
         let message = Publication::from_publish(now, publish, topic, publisher, &self.budget);
         self.publish_from(now, key, message, ack);
@@ -143,7 +153,7 @@ impl Shard {
     }
 
     /// Lets every acknowledgement leave that is settled and has nothing unsettled in front of it.
-    pub(super) fn send_acks(&mut self, key: LinkKey) {
+    pub(super) fn send_acks(&mut self, now: Instant, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(session) = link.session() else { return };
         let mut sent = false;
@@ -158,7 +168,10 @@ impl Shard {
             if qos == QoS::ExactlyOnce && reason.is_error() {
                 self.sessions[session].inbound.on_refused(id);
             }
-            // Earlier versions cannot be told a reason; what could not be kept is counted.
+            if reason == ReasonCode::QUOTA_EXCEEDED && link.version < Version::V5 {
+                // It cannot be told, and an acknowledgement would be a promise.
+                return self.disconnect(now, key, reason);
+            }
             write_ack(link, kind, id, reason);
             self.counters.packets_sent += 1;
             sent = true;
@@ -171,14 +184,39 @@ impl Shard {
         }
     }
 
-    fn on_pubrel(&mut self, key: LinkKey, session: SessionKey, ack: &Ack<'_>) {
+    /// Memory is at its ceiling: QoS 0 is dropped; a publisher that can be told hears 0x97; one that cannot is cut before
+    /// it takes our acknowledgement for a promise.
+    fn refuse_for_memory(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        publish: &Publish<'_>,
+        ack: Option<u64>,
+    ) -> Result<(), ReasonCode> {
+        let Some(number) = ack else {
+            self.counters.dropped_qos0_memory += 1;
+            return Ok(());
+        };
+        debug_assert!(publish.qos > QoS::AtMostOnce);
+        self.counters.publishes_refused += 1;
+        self.links[key].acks.settle(number, ReasonCode::QUOTA_EXCEEDED);
+        self.send_acks(now, key);
+        Ok(())
+    }
+
+    fn on_pubrel(&mut self, key: LinkKey, session: SessionKey, ack: &Ack<'_>) -> Result<(), ReasonCode> {
+        if self.links[key].acks.contains(ack.packet_id) {
+            // Released before our PUBREC: not what a client may do `[MQTT-4.3.3-4]`.
+            return Err(ReasonCode::PROTOCOL_ERROR);
+        }
         let known = self.sessions[session].inbound.on_pubrel(ack.packet_id);
         let reason = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
         let link = &mut self.links[key];
         // Not below zero: the PUBLISH may have come on an earlier connection.
-        link.received_in_flight = link.received_in_flight.saturating_sub(1);
+        link.received_in_flight = link.received_in_flight.saturating_sub(u16::from(known));
         write_ack(&mut self.links[key], AckKind::PubComp, ack.packet_id, reason);
         self.sent_packet(key);
+        Ok(())
     }
 
     fn on_puback(

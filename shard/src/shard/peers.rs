@@ -234,14 +234,14 @@ impl Shard {
             Control::Released { identity } => self.on_released(&identity),
             Control::Yield { identity, next, to, link } => self.on_yield(now, &identity, next, to, link),
             Control::MoveBegin { next, link, subscriptions } => {
-                self.on_move_begin(now, from, next, link, subscriptions)
+                self.on_move_begin(now, from, &next, link, subscriptions);
             }
             Control::Cut { identity, old } => self.on_cut(now, from, identity, old),
             Control::MoveEnd { next, session } => self.on_move_end(now, &next, session),
             Control::Settled { identity } => self.on_settled(&identity),
             Control::Ended { identity } => self.on_ended(&identity),
             Control::Pull { session, filter, after, messages_max } => {
-                self.on_pull(now, from, session, &filter, after, messages_max);
+                self.on_pull(now, from, session, &filter, after.as_deref(), messages_max);
             }
             Control::Join { member, filter, online } => self.on_join(now, member, filter, online),
             Control::Joined { session, filter, group } => self.on_joined(now, session, &filter, group),
@@ -249,7 +249,7 @@ impl Shard {
             Control::Lend { member, group, credit } => self.on_lend(member, group, credit),
             Control::Presence { member, filter, online } => self.on_presence(member, &filter, online),
             Control::Assign { session, group, seq, message } => {
-                self.on_assign(from, session, group, seq, message)
+                self.on_assign(from, session, group, seq, message);
             }
             Control::Stray { from, bytes } => self.on_stray(now, from, bytes),
             Control::GiveBack { group, seq, message } => self.on_give_back(group, seq, message),

@@ -36,10 +36,10 @@ impl Shard {
             }
             return;
         }
-        self.publish_on(now, key, message, ack, road);
+        self.publish_on(now, key, &message, ack, road);
     }
 
-    fn publish_on(&mut self, now: Instant, key: LinkKey, message: Message, ack: Option<u64>, road: Road) {
+    fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
         let link = &mut self.links[key];
         link.road = road;
         link.on_road += 1;
@@ -55,7 +55,7 @@ impl Shard {
     }
 
     /// Publishes. `Some` if everybody has it (or never will) already; otherwise `origin` is told later.
-    pub(super) fn publish(&mut self, now: Instant, message: Message, origin: Origin) -> Option<ReasonCode> {
+    pub(super) fn publish(&mut self, now: Instant, message: &Message, origin: Origin) -> Option<ReasonCode> {
         if message.retain {
             let owner = self.owner_of_topic(message.image.topic().as_str());
             if owner != self.id {
@@ -66,29 +66,29 @@ impl Shard {
         self.fan_out(now, message, origin, ReasonCode::NO_MATCHING_SUBSCRIBERS)
     }
 
-    fn forward(&mut self, owner: ShardId, message: Message, origin: Origin) -> Option<ReasonCode> {
+    fn forward(&mut self, owner: ShardId, message: &Message, origin: Origin) -> Option<ReasonCode> {
         if message.qos == QoS::AtMostOnce && !self.peers[owner.index()].can_forward() {
             self.counters.dropped_qos0_credit += 1;
             return Some(ReasonCode::SUCCESS);
         }
         let ticket =
             self.tickets.insert(Ticket { origin, waiting: 1, reason: ReasonCode::NO_MATCHING_SUBSCRIBERS });
-        self.send_forward(owner, Forward { ticket, message });
+        self.send_forward(owner, Forward { ticket, message: Message::clone(message) });
         None
     }
 
     /// A retained publication of another shard's client: this shard owns its topic.
     pub(super) fn on_forward(&mut self, now: Instant, from: ShardId, forward: Forward) {
         let Forward { ticket, message } = forward;
-        if let Some(reason) = self.publish_retained(now, message, Origin::Forward { from, ticket }) {
+        if let Some(reason) = self.publish_retained(now, &message, Origin::Forward { from, ticket }) {
             self.reply_forwarded(from, Accepted { ticket, reason });
         }
     }
 
     /// Stores and fans out: this shard owns the topic. A full store says so to the publisher; its present subscribers
     /// get the message all the same.
-    fn publish_retained(&mut self, now: Instant, message: Message, origin: Origin) -> Option<ReasonCode> {
-        let stored = self.store_retained(now, &message);
+    fn publish_retained(&mut self, now: Instant, message: &Message, origin: Origin) -> Option<ReasonCode> {
+        let stored = self.store_retained(now, message);
         self.fan_out(now, message, origin, stored)
     }
 
@@ -96,13 +96,13 @@ impl Shard {
     fn fan_out(
         &mut self,
         now: Instant,
-        message: Message,
+        message: &Message,
         origin: Origin,
         reason: ReasonCode,
     ) -> Option<ReasonCode> {
         let mut others = self.interest.shards(message.image.topic());
         others.remove(self.id);
-        let acceptance = self.accept(now, self.id, &message);
+        let acceptance = self.accept(now, self.id, message);
         let (reason, hold) = match acceptance {
             Acceptance::Settled(own) => (worse(reason, own), None),
             Acceptance::Waiting(hold) => (worse(reason, ReasonCode::SUCCESS), Some(hold)),
@@ -121,7 +121,7 @@ impl Shard {
                 continue;
             }
             sent += 1;
-            self.send_deliver(to, Deliver::Publish { ticket, message: Message::clone(&message) });
+            self.send_deliver(to, Deliver::Publish { ticket, message: Message::clone(message) });
         }
         let entry = &mut self.tickets[ticket];
         entry.waiting += sent;
@@ -156,7 +156,7 @@ impl Shard {
         link.on_road -= 1;
         if let Some(number) = ack {
             link.acks.settle(number, reason);
-            self.send_acks(key);
+            self.send_acks(now, key);
         }
         self.publish_deferred(now, key);
     }
@@ -175,12 +175,12 @@ impl Shard {
             link.road = road;
             link.on_road += 1;
             let origin = Origin::Link { link: key, ack: next.ack };
-            if let Some(reason) = self.publish(now, next.message, origin) {
+            if let Some(reason) = self.publish(now, &next.message, origin) {
                 let link = &mut self.links[key];
                 link.on_road -= 1;
                 if let Some(number) = next.ack {
                     link.acks.settle(number, reason);
-                    self.send_acks(key);
+                    self.send_acks(now, key);
                 }
             }
         }

@@ -59,12 +59,12 @@ impl Shard {
     /// Acts on everything that the QUIC half has to tell.
     pub(super) fn quic_events(&mut self, now: Instant) {
         while let Some(event) = self.quic.as_mut().and_then(Quic::poll_event) {
-            self.on_quic_event(now, event);
+            self.on_quic_event(now, &event);
         }
     }
 
-    fn on_quic_event(&mut self, now: Instant, event: QuicEvent) {
-        match event {
+    fn on_quic_event(&mut self, now: Instant, event: &QuicEvent) {
+        match *event {
             QuicEvent::Connected { conn, peer, .. } => {
                 match self.open_link(now, Carrier::Stream(conn, CONTROL), peer) {
                     Some(key) => {
@@ -86,7 +86,7 @@ impl Shard {
             QuicEvent::Closed { conn, .. } => {
                 if let Some(key) = self.streams.remove(&conn) {
                     self.link_ended(now, key);
-                    self.links.remove(key);
+                    self.drop_link(key);
                 }
             }
             QuicEvent::PeerMoved { conn, peer } => {
@@ -152,7 +152,7 @@ impl Shard {
         };
         self.link_ended(now, key);
         self.streams.remove(&conn);
-        self.links.remove(key);
+        self.drop_link(key);
         self.close_quic(now, conn, code);
     }
 
@@ -162,7 +162,7 @@ impl Shard {
         let link = &self.links[key];
         if link.is_closing() && link.carrier == Carrier::Stream(conn, stream) {
             self.streams.remove(&conn);
-            self.links.remove(key);
+            self.drop_link(key);
             self.close_quic(now, conn, 0);
         }
     }
@@ -204,10 +204,11 @@ impl Shard {
         if link.reading_paused && !link.is_held() && link.output.unsent_bytes() == 0 {
             self.resume_input(now, key);
         }
-        if let Some(session) = self.links.get(key).and_then(crate::link::Link::session) {
-            if self.sessions[session].outbound.has_work() && self.links[key].has_room() {
-                self.list_session(session);
-            }
+        if let Some(session) = self.links.get(key).and_then(crate::link::Link::session)
+            && self.sessions[session].outbound.has_work()
+            && self.links[key].has_room()
+        {
+            self.list_session(session);
         }
     }
 

@@ -51,12 +51,12 @@ impl Shard {
         from: ShardId,
         session: SessionKey,
         filter: &str,
-        after: Option<Box<str>>,
+        after: Option<&str>,
         messages_max: u16,
     ) {
         let filter = TopicFilter::new(filter, usize::MAX).expect("checked when it was subscribed to");
         let mut found: Vec<Message> = Vec::with_capacity(usize::from(messages_max));
-        let after = self.retained.walk(filter, after.as_deref(), PULL_STEPS_MAX, |_, message| {
+        let after = self.retained.walk(filter, after, PULL_STEPS_MAX, |_, message| {
             if !message.is_expired(now) {
                 found.push(Arc::clone(message));
             }
@@ -99,6 +99,7 @@ impl Shard {
                 hold: None,
                 deadline: now + self.settings.full_deadline,
             });
+            self.arm_parked(key);
         }
     }
 

@@ -23,9 +23,9 @@ pub(super) enum WillAt {
 
 impl Shard {
     /// A session that nobody has connected to yet.
-    pub(super) fn open_session(&mut self, identity: Arc<Identity>, presence: Presence) -> SessionKey {
+    pub(super) fn open_session(&mut self, identity: &Arc<Identity>, presence: Presence) -> SessionKey {
         let publisher = self.publisher_id(&identity.client_id);
-        let session = Session::new(Arc::clone(&identity), publisher, quelea_mqtt::Version::V5, presence);
+        let session = Session::new(Arc::clone(identity), publisher, quelea_mqtt::Version::V5, presence);
         let key = self.sessions.insert(session);
         let older = self.by_client.insert(Arc::clone(&identity.client_id), key);
         assert!(older.is_none(), "the home shard lets one session of a client live at a time");
@@ -103,7 +103,7 @@ impl Shard {
         self.counters.wills_published += 1;
         let message = will.publication.published_at(now, will.message_expiry_s);
         // Nobody waits for it: the ticket, if one is needed, closes by itself.
-        self.publish(now, message, Origin::Nobody);
+        self.publish(now, &message, Origin::Nobody);
     }
 
     /// The session ends: by its expiry, by a clean start elsewhere, or because it was not to outlive its connection.

@@ -29,12 +29,14 @@ pub(crate) struct PendingAnswer {
 }
 
 impl Shard {
+    /// `allowed` holds a verdict per filter; filters beyond its end are denied.
     pub(super) fn on_subscribe(
         &mut self,
         now: Instant,
         key: LinkKey,
         session: SessionKey,
         packet: &Subscribe<'_>,
+        allowed: &[bool],
     ) {
         let mut answer = PendingAnswer {
             kind: SubAckKind::SubAck,
@@ -44,10 +46,14 @@ impl Shard {
             replays: Vec::new(),
         };
         let busy = self.links[key].barriers >= self.settings.barriers_max;
-        for requested in packet.filters() {
-            let reason = match busy {
-                true => ReasonCode::QUOTA_EXCEEDED,
-                false => self.subscribe_one(session, &requested, packet.subscription_id, &mut answer),
+        for (at, requested) in packet.filters().enumerate() {
+            let reason = match allowed.get(at) {
+                Some(true) if busy => ReasonCode::QUOTA_EXCEEDED,
+                Some(false) | None => {
+                    self.counters.denied += 1;
+                    ReasonCode::NOT_AUTHORIZED
+                }
+                Some(true) => self.subscribe_one(session, &requested, packet.subscription_id, &mut answer),
             };
             let reason = if self.links[key].version == Version::V5 || !reason.is_error() {
                 reason.as_u8()

@@ -28,6 +28,10 @@ pub(crate) struct Entry {
 enum TimerOf {
     Link(LinkKey),
     Session(SessionKey),
+    /// Publications that wait for room in a session.
+    Parked(SessionKey),
+    /// Publications that wait for room in a shared group.
+    ParkedGroup(GroupKey),
 }
 
 impl Ord for Entry {
@@ -42,22 +46,12 @@ impl PartialOrd for Entry {
     }
 }
 
-/// Where a publication waits for room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ParkedIn {
-    /// A session.
-    Session(SessionKey),
-    /// A shared group.
-    Group(GroupKey),
-}
-
 impl Shard {
     /// The next time at which `handle_timeout` has something to do.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let own = self.timers.peek().map(|entry| entry.at);
-        let parked = self.park_deadlines.front().map(|(at, _)| *at);
         let quic = self.quic.as_mut().and_then(Quic::poll_timeout);
-        [own, parked, quic, self.retained_sweep_at, self.draining].into_iter().flatten().min()
+        [own, quic, self.retained_sweep_at, self.draining].into_iter().flatten().min()
     }
 
     /// Time has passed.
@@ -69,15 +63,8 @@ impl Shard {
             match entry.of {
                 TimerOf::Link(key) => self.on_link_timer(now, key, entry.at),
                 TimerOf::Session(key) => self.on_session_timer(now, key, entry.at),
-            }
-        }
-        while let Some((at, parked)) = self.park_deadlines.front().copied()
-            && at <= now
-        {
-            self.park_deadlines.pop_front();
-            match parked {
-                ParkedIn::Session(key) => self.on_park_deadline(now, key),
-                ParkedIn::Group(key) => self.on_group_deadline(now, key),
+                TimerOf::Parked(key) => self.on_park_deadline(now, key),
+                TimerOf::ParkedGroup(key) => self.on_group_deadline(now, key),
             }
         }
         if self.retained_sweep_at.is_some_and(|at| at <= now) {
@@ -127,7 +114,7 @@ impl Shard {
 
     /// The last bytes were not taken in time, or there is no time for them.
     fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
-        let link = self.links.remove(key).expect("the caller has seen it");
+        let link = self.drop_link(key).expect("the caller has seen it");
         match link.carrier {
             Carrier::Door(door) => {
                 self.doors.remove(&door);
@@ -152,6 +139,27 @@ impl Shard {
         }
         // Not again: nothing is left, and nothing new is let in.
         self.draining = self.draining.map(|deadline| deadline + core::time::Duration::from_secs(3600));
+    }
+
+    /// Has a session's parked publications looked at when the first of them has waited too long: one entry per
+    /// session, however many wait.
+    pub(super) fn arm_parked(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Some(first) = session.parked.front()
+            && !core::mem::replace(&mut session.parked_armed, true)
+        {
+            self.timers.push(Entry { at: first.deadline, of: TimerOf::Parked(key) });
+        }
+    }
+
+    /// The same for a shared group.
+    pub(super) fn arm_parked_group(&mut self, key: GroupKey) {
+        let Some(group) = self.groups.get_mut(key) else { return };
+        if let Some((_, _, deadline)) = group.parked.front()
+            && !core::mem::replace(&mut group.parked_armed, true)
+        {
+            self.timers.push(Entry { at: *deadline, of: TimerOf::ParkedGroup(key) });
+        }
     }
 
     /// Has the session looked at when its Will or its end is due.

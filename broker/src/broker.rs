@@ -1,0 +1,365 @@
+//! A broker inside a program: [`Broker::start`] takes a configuration and gives a [`RunningBroker`].
+//!
+//! ```text
+//!   Config ─► validate ─► data directory ─► certificate ─► sockets ─► admin ─► threads ─► RunningBroker
+//!                                                                                             │ reload, metrics
+//!                                                                          drain_and_stop ◄───┘
+//! ```
+//! What can fail fails before the first thread runs; whatever was acquired by then is given back.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use quelea_router::{ShardId, SleepFlags, mesh};
+use quelea_shard::ShardParts;
+use quelea_shard::quic::{Quic, QuicKeys, QuicSettings, QuicTls};
+use quelea_udp_io::Doorbell;
+
+use crate::admin::{Admin, AdminError, Board, Node, Phase, Shown};
+use crate::certificate::{Certificate, CertificateError, CurrentCertificate, Source};
+use crate::config::{Config, ConfigError, Shards};
+use crate::driver::DriverParts;
+use crate::listeners::{Bound, ListenError, Service, SocketError, bind};
+use crate::shard_thread::{ShardThreads, ThreadParts, cores_for, order_channel};
+use crate::sizing;
+use crate::state_dir::{StateDir, StateError, default_path};
+use crate::{figures, limits, memory, tls};
+
+/// Starts brokers.
+#[derive(Debug)]
+pub struct Broker;
+
+/// A broker that serves. Dropping it ends it at once; [`RunningBroker::drain_and_stop`] says good-bye first.
+pub struct RunningBroker {
+    // Declared first, dropped first: no shard runs when its admin door and its data directory go.
+    threads: ShardThreads,
+    admin: Admin,
+    shown: Arc<Shown>,
+    quic: Vec<SocketAddr>,
+    tcp: Vec<SocketAddr>,
+    certificate: Option<Arc<CurrentCertificate>>,
+    state: StateDir,
+    config: Config,
+    shards: usize,
+}
+
+/// Why a broker does not start.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration breaks a rule.
+    Config(ConfigError),
+    /// The data directory cannot be used.
+    State(StateError),
+    /// The certificate cannot be used.
+    Certificate(CertificateError),
+    /// An address cannot be served.
+    Listen(ListenError),
+    /// TLS cannot be set up with this certificate.
+    Tls(String),
+    /// The kernel refused something else.
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What it said.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::State(error) => error.fmt(f),
+            Self::Certificate(error) => write!(f, "certificate: {error}"),
+            Self::Listen(error) => error.fmt(f),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Io { what, error } => write!(f, "cannot {what}: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl StartError {
+    /// Whether the operator's configuration is to blame, the files that it names included (exit code 2), and not the
+    /// state of the machine (exit code 1).
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Certificate(_) | Self::State(StateError::NoDirectory))
+    }
+}
+
+impl Broker {
+    /// Binds everything that `config` lists and serves it on threads of its own. Port 0 stands for any free port.
+    ///
+    /// Raises the limit of open files of the process. A shard that breaks an assertion ends the process.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left behind then but files in the data directory.
+    pub fn start(config: Config) -> Result<RunningBroker, StartError> {
+        config.validate().map_err(StartError::Config)?;
+        note_few_files(&config, limits::raise_open_files());
+        let shards = shards_of(&config);
+        let state = StateDir::open(&data_dir(&config)?).map_err(StartError::State)?;
+        let certificate = certificate_of(&config, &state)?;
+        let keys = node_keys(&state)?;
+        let bound = bind(&config, shards, &sizing::ring_config(&config, shards), keys.quic.steering_key);
+        let bound = bound.map_err(|error| match error {
+            SocketError::Listen(error) => StartError::Listen(error),
+            SocketError::Ring(error) => StartError::Io { what: "set up sockets", error },
+        })?;
+        let memory_ceiling_bytes = memory::ceiling(config.broker.memory_max);
+        let board = Arc::new(Board::new(figures::descriptors(), shards, Instant::now()));
+        let node =
+            Node { started: SystemTime::now(), memory_ceiling_bytes, certificate: certificate.clone() };
+        let shown = Arc::new(Shown { board: Arc::clone(&board), node });
+        let admin = start_admin(&config, &shown)?;
+        let (quic, tcp) = (bound.quic.clone(), bound.tcp.clone());
+        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, board };
+        let threads = plan.start_threads(bound, certificate.as_ref())?;
+        Ok(RunningBroker { threads, admin, shown, quic, tcp, certificate, state, config, shards })
+    }
+
+    /// Checks what `config` names outside of itself: certificate files. Serves nothing and writes nothing.
+    ///
+    /// # Errors
+    /// A broken rule, or a certificate that cannot be used.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        config.validate().map_err(StartError::Config)?;
+        if let Source::Files { certificate, key } = source_of(config) {
+            Certificate::from_files(&certificate, &key).map_err(StartError::Certificate)?;
+        }
+        Ok(())
+    }
+}
+
+impl RunningBroker {
+    /// Where MQTT over QUIC is served (UDP), with real ports.
+    #[must_use]
+    pub fn quic_addresses(&self) -> &[SocketAddr] {
+        &self.quic
+    }
+
+    /// Where MQTT over TCP is served, with real ports.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> &[SocketAddr] {
+        &self.tcp
+    }
+
+    /// Where `/metrics` and `/healthz` are served, with real ports.
+    #[must_use]
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        self.admin.addresses()
+    }
+
+    /// How many shards run.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// The certificate that QUIC clients see; `None` while QUIC is off.
+    #[must_use]
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.as_ref().map(|current| current.get())
+    }
+
+    /// SHA-256 of the certificate that QUIC clients see, as `AB:CD:…`; `None` while QUIC is off.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<String> {
+        self.certificate().map(|certificate| certificate.fingerprint())
+    }
+
+    /// Where keys, lock and development certificate lie.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The configuration that is served.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Loads the certificate anew, for handshakes from now on; `None` while QUIC is off.
+    ///
+    /// # Errors
+    /// The new one cannot be used; the old one stays.
+    pub fn reload(&self) -> Result<Option<Arc<Certificate>>, CertificateError> {
+        let Some(current) = &self.certificate else { return Ok(None) };
+        current.reload(&self.state, SystemTime::now()).map(Some)
+    }
+
+    /// What `/metrics` shows, with counters of this moment.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        self.threads.publish();
+        self.shown.text()
+    }
+
+    /// Refuses new clients, sends those that are there away with reason code 0x8B (server shutting down), waits until
+    /// they have gone, at most for `broker.drain_timeout`, and ends. Returns whether all had gone by then.
+    #[must_use = "clients may have been cut off"]
+    pub fn drain_and_stop(self) -> bool {
+        self.shown.board.set_phase(Phase::Draining);
+        let deadline = Instant::now() + self.config.broker.drain_timeout;
+        self.threads.drain(deadline);
+        Instant::now() < deadline
+    }
+}
+
+impl fmt::Debug for RunningBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("RunningBroker");
+        shown.field("shards", &self.shards).field("quic", &self.quic).field("tcp", &self.tcp);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// Secrets of this run and of the node.
+struct NodeKeys {
+    quic: QuicKeys,
+    /// Equal on all shards.
+    node_seed: u64,
+}
+
+/// What all threads are made from.
+struct Plan<'a> {
+    config: &'a Config,
+    shards: usize,
+    memory_ceiling_bytes: u64,
+    keys: NodeKeys,
+    board: Arc<Board>,
+}
+
+impl Plan<'_> {
+    fn start_threads(
+        self,
+        bound: Bound,
+        certificate: Option<&Arc<CurrentCertificate>>,
+    ) -> Result<ShardThreads, StartError> {
+        let settings = sizing::shard_settings(self.config, self.shards, self.memory_ceiling_bytes);
+        let quic_settings = sizing::quic_settings(self.config, self.shards);
+        let tls = certificate.map(|certificate| quic_tls(Arc::clone(certificate))).transpose()?;
+        let mailboxes = mesh(self.shards, sizing::mesh_config(&settings));
+        let bells: Arc<[Doorbell]> = bound.shards.iter().map(|shard| shard.ring.doorbell()).collect();
+        let sleep = SleepFlags::new(self.shards);
+        let cores = if self.config.broker.pin_shards { cores_for(self.shards) } else { Vec::new() };
+        let mut threads = ShardThreads::new();
+        for (index, (sockets, mailbox)) in bound.shards.into_iter().zip(mailboxes).enumerate() {
+            let quic = match &tls {
+                Some(tls) => Some(self.quic(index, &quic_settings, Arc::clone(tls))?),
+                None => None,
+            };
+            let shard = ShardParts {
+                id: ShardId::from_index(index),
+                shards: self.shards,
+                node_seed: self.keys.node_seed,
+                seed: u64::from_ne_bytes(random()?),
+                mailbox,
+                quic,
+            };
+            let (send_order, orders) = order_channel();
+            let driver = DriverParts {
+                ring: sockets.ring,
+                udp: sockets.udp,
+                listeners: sockets.listeners,
+                bells: Arc::clone(&bells),
+                orders,
+            };
+            let parts = ThreadParts {
+                settings: settings.clone(),
+                shard,
+                driver,
+                sleep: sleep.clone(),
+                board: Arc::clone(&self.board),
+                core: cores.get(index).copied(),
+            };
+            let started = threads.spawn(send_order, parts);
+            started.map_err(|error| StartError::Io { what: "start a thread", error })?;
+        }
+        Ok(threads)
+    }
+
+    fn quic(&self, index: usize, settings: &QuicSettings, tls: Arc<QuicTls>) -> Result<Quic, StartError> {
+        Ok(Quic::new(settings, &self.keys.quic, tls, index, self.shards, random()?))
+    }
+}
+
+fn shards_of(config: &Config) -> usize {
+    match config.broker.shards {
+        Shards::Count(count) => count,
+        Shards::Auto => {
+            std::thread::available_parallelism().map_or(1, usize::from).min(quelea_router::SHARDS_MAX)
+        }
+    }
+}
+
+fn data_dir(config: &Config) -> Result<PathBuf, StartError> {
+    match &config.broker.data_dir {
+        Some(path) => Ok(path.clone()),
+        None => default_path(|name| std::env::var_os(name)).map_err(StartError::State),
+    }
+}
+
+fn source_of(config: &Config) -> Source {
+    match (&config.tls.certificate, &config.tls.key) {
+        (Some(certificate), Some(key)) => {
+            Source::Files { certificate: certificate.clone(), key: key.clone() }
+        }
+        // One without the other breaks a rule of the configuration.
+        _ => Source::Development,
+    }
+}
+
+fn certificate_of(config: &Config, state: &StateDir) -> Result<Option<Arc<CurrentCertificate>>, StartError> {
+    if config.quic.listen.is_empty() {
+        return Ok(None);
+    }
+    let current = CurrentCertificate::load(source_of(config), state, SystemTime::now());
+    current.map(|current| Some(Arc::new(current))).map_err(StartError::Certificate)
+}
+
+fn quic_tls(certificate: Arc<CurrentCertificate>) -> Result<Arc<QuicTls>, StartError> {
+    let config = tls::server_config(certificate).map_err(|error| StartError::Tls(error.to_string()))?;
+    QuicTls::new(config).map_err(|error| StartError::Tls(error.to_string()))
+}
+
+/// Reset and token keys outlive the process, so that a restarted broker can reset the connections of the one before;
+/// the steering key and the seeds are new in every run.
+fn node_keys(state: &StateDir) -> Result<NodeKeys, StartError> {
+    let kept = state.keys().map_err(StartError::State)?;
+    let quic = QuicKeys { reset_key: kept.reset_key, token_key: kept.token_key, steering_key: random()? };
+    Ok(NodeKeys { quic, node_seed: u64::from_ne_bytes(random()?) })
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], StartError> {
+    let mut bytes = [0; BYTES];
+    let refused = |error| StartError::Io { what: "get random bytes", error: io::Error::other(error) };
+    getrandom::fill(&mut bytes).map_err(refused)?;
+    Ok(bytes)
+}
+
+fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, StartError> {
+    Admin::start(&config.admin.listen, Arc::clone(shown)).map_err(|error| match error {
+        AdminError::Bind(error) => StartError::Listen(ListenError { service: Service::Admin, error }),
+        AdminError::Thread(error) => StartError::Io { what: "start the admin thread", error },
+    })
+}
+
+/// Clients beyond the limit of open files would wait in the kernel without a word.
+fn note_few_files(config: &Config, files: Option<u64>) {
+    let wanted = u64::from(config.broker.connections_max);
+    if let Some(files) = files.filter(|files| *files < wanted && !config.tcp.listen.is_empty()) {
+        tracing::debug!(
+            open_files_max = files,
+            connections_max = wanted,
+            "the kernel lets this process have fewer TCP clients than configured"
+        );
+    }
+}

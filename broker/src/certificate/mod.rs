@@ -1,0 +1,208 @@
+//! The certificate that QUIC clients see: loaded from files, or made for development, and exchanged while running.
+//!
+//! ```text
+//!   tls.certificate, tls.key ──load──►┐
+//!                                     ├─► Certificate ─► ArcSwap ─► each new handshake
+//!   data directory ──load or make────►┘        ▲
+//!                                 SIGHUP: loaded anew; an invalid one changes nothing
+//! ```
+//!
+//! A handshake reads the current certificate through [`ArcSwap`], without a lock; connections that exist keep theirs.
+
+mod development;
+mod validity;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::state_dir::StateDir;
+
+pub use development::PUBLIC_FILE as DEVELOPMENT_PUBLIC_FILE;
+
+/// Where a certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// PEM files of the operator.
+    Files {
+        /// Chain, leaf first.
+        certificate: PathBuf,
+        /// Private key of the leaf.
+        key: PathBuf,
+    },
+    /// Made by the broker in its data directory, for a year, renewed in its last 30 days.
+    Development,
+}
+
+/// A certificate that matches its key.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    key: Arc<CertifiedKey>,
+    fingerprint: [u8; 32],
+    not_after: SystemTime,
+}
+
+/// Why a certificate cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateError {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path.display(), self.what)
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
+impl Certificate {
+    /// Loads a chain and its key, both PEM, and checks that they belong together.
+    ///
+    /// # Errors
+    /// A file that cannot be read, holds no PEM of its kind, or a key of another certificate.
+    pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let chain_error = |what: String| CertificateError { path: certificate.to_owned(), what };
+        let key_error = |what: String| CertificateError { path: key.to_owned(), what };
+        let chain = std::fs::read(certificate).map_err(|error| chain_error(error.to_string()))?;
+        let chain = parse_chain(&chain).map_err(chain_error)?;
+        let key_pem = std::fs::read(key).map_err(|error| key_error(error.to_string()))?;
+        let key = parse_key(&key_pem).map_err(key_error)?;
+        Self::new(chain, key).map_err(chain_error)
+    }
+
+    /// Loads `source`; a development certificate is made or renewed where needed, as of `now`.
+    ///
+    /// # Errors
+    /// As [`Self::from_files`]; for development also what the data directory refuses.
+    pub fn load(source: &Source, state: &StateDir, now: SystemTime) -> Result<Self, CertificateError> {
+        match source {
+            Source::Files { certificate, key } => Self::from_files(certificate, key),
+            Source::Development => development::load_or_make(state, now),
+        }
+    }
+
+    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, String> {
+        let leaf = chain.first().ok_or("holds no certificate")?;
+        let fingerprint = sha256(leaf);
+        let not_after = validity::not_after(leaf).ok_or("its validity cannot be read")?;
+        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => "does not belong to the private key".to_owned(),
+            other => other.to_string(),
+        })?;
+        Ok(Self { key: Arc::new(key), fingerprint, not_after })
+    }
+
+    /// SHA-256 of the leaf, as `openssl x509 -fingerprint -sha256` prints it: `AB:CD:…`.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let pairs: Vec<String> = self.fingerprint.iter().map(|byte| format!("{byte:02X}")).collect();
+        pairs.join(":")
+    }
+
+    /// End of the leaf's validity.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// The leaf in DER.
+    #[must_use]
+    pub fn leaf(&self) -> &CertificateDer<'static> {
+        &self.key.cert[0]
+    }
+
+    /// Whether its validity ends within `within` after `now`.
+    #[must_use]
+    pub fn expires_within(&self, within: Duration, now: SystemTime) -> bool {
+        self.not_after <= now + within
+    }
+}
+
+/// The certificate in use, exchanged while handshakes run.
+#[derive(Debug)]
+pub struct CurrentCertificate {
+    source: Source,
+    current: ArcSwap<Certificate>,
+}
+
+impl CurrentCertificate {
+    /// Loads `source` for the first time.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`].
+    pub fn load(source: Source, state: &StateDir, now: SystemTime) -> Result<Self, CertificateError> {
+        let first = Certificate::load(&source, state, now)?;
+        Ok(Self { source, current: ArcSwap::from_pointee(first) })
+    }
+
+    /// Loads the source anew. Handshakes that begin afterwards see the new certificate; on an error they go on with the
+    /// old one.
+    ///
+    /// # Errors
+    /// As [`Certificate::load`]; also when the new one has expired and the old one has not.
+    pub fn reload(&self, state: &StateDir, now: SystemTime) -> Result<Arc<Certificate>, CertificateError> {
+        let new = Certificate::load(&self.source, state, now)?;
+        if new.expires_within(Duration::ZERO, now) && !self.get().expires_within(Duration::ZERO, now) {
+            let path = match &self.source {
+                Source::Files { certificate, .. } => certificate.clone(),
+                Source::Development => state.path().to_owned(),
+            };
+            return Err(CertificateError { path, what: "has expired".to_owned() });
+        }
+        let new = Arc::new(new);
+        self.current.store(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// The certificate in use.
+    #[must_use]
+    pub fn get(&self) -> Arc<Certificate> {
+        self.current.load_full()
+    }
+}
+
+impl ResolvesServerCert for CurrentCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.current.load().key))
+    }
+}
+
+/// The cryptography of every TLS handshake.
+pub(crate) fn provider() -> CryptoProvider {
+    rustls::crypto::aws_lc_rs::default_provider()
+}
+
+fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|error| format!("is not PEM: {error}"))?;
+    if chain.is_empty() {
+        return Err("holds no certificate, expected -----BEGIN CERTIFICATE-----".to_owned());
+    }
+    Ok(chain)
+}
+
+fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => {
+            "holds no private key, expected -----BEGIN PRIVATE KEY-----".to_owned()
+        }
+        other => format!("is not PEM: {other}"),
+    })
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
+    digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}

@@ -1,0 +1,167 @@
+//! The command line, in two steps: what was typed ([`Arguments`]), then what the program is to do ([`Errand`]).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{ConfigError, Loaded, Origin, Override, load};
+
+/// An MQTT broker whose first transport is QUIC.
+#[derive(Debug, Clone, PartialEq, Eq, Parser)]
+#[command(
+    name = "quelea",
+    version,
+    long_about = "An MQTT broker whose first transport is QUIC.\n\n\
+        Without any option it serves MQTT over QUIC on 127.0.0.1:14567 and over TCP on 127.0.0.1:1883.",
+    after_help = EXAMPLES,
+    max_term_width = 100
+)]
+pub struct Arguments {
+    /// Reads settings from a TOML file
+    #[arg(long, short, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+
+    /// Prints the effective settings, with the origin of each, and ends
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// Serves MQTT over QUIC on this UDP address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub quic_listen: Option<String>,
+
+    /// Serves MQTT over TCP on this address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub tcp_listen: Option<String>,
+
+    /// Serves /metrics and /healthz over HTTP on this address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub admin_listen: Option<String>,
+
+    /// Keeps keys, certificate and lock in this directory
+    #[arg(long, value_name = "DIRECTORY", global = true)]
+    pub data_dir: Option<String>,
+
+    /// Runs so many shards ("auto": one per core)
+    #[arg(long, value_name = "NUMBER", global = true)]
+    pub shards: Option<String>,
+
+    /// Writes the log as "text" or "json"
+    #[arg(long, value_name = "FORMAT", global = true)]
+    pub log_format: Option<String>,
+
+    /// Writes the log from this level on: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", global = true)]
+    pub log_level: Option<String>,
+
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Checks the settings and the files that they name, and ends
+    Check,
+}
+
+/// What the program is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Errand {
+    /// Serve until told to stop.
+    Serve(Loaded),
+    /// Say whether it could serve.
+    Check(Loaded),
+    /// Print the effective settings.
+    PrintConfig(Loaded),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  quelea                                       serve this machine
+  quelea --config quelea.toml                  serve as the file says
+  quelea check --config quelea.toml            check the file, serve nothing
+  quelea --print-config > quelea.toml          write all settings down
+  QUELEA_LOG__LEVEL=debug quelea               set [log] level by the environment
+  QUELEA_TCP__ALLOW_ANONYMOUS=true quelea --tcp-listen 0.0.0.0:1883
+                                               serve a network, without passwords
+
+Settings: defaults, then FILE, then QUELEA_SECTION__KEY, then options; the later wins.
+Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
+Signals: SIGTERM and SIGINT drain and end, SIGHUP loads the certificate anew.";
+
+impl Arguments {
+    /// Turns what was typed into what is to be done, with the environment's settings.
+    ///
+    /// # Errors
+    /// Whatever is wrong with file, environment or options; its words name which.
+    pub fn resolve(
+        self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Errand, ConfigError> {
+        let loaded = load(self.config.as_deref(), environment, self.overrides())?;
+        Ok(match self.command {
+            Some(Command::Check) => Errand::Check(loaded),
+            None if self.print_config => Errand::PrintConfig(loaded),
+            None => Errand::Serve(loaded),
+        })
+    }
+
+    fn overrides(&self) -> Vec<Override> {
+        let options = [
+            ("--quic-listen", "quic", "listen", &self.quic_listen),
+            ("--tcp-listen", "tcp", "listen", &self.tcp_listen),
+            ("--admin-listen", "admin", "listen", &self.admin_listen),
+            ("--data-dir", "broker", "data_dir", &self.data_dir),
+            ("--shards", "broker", "shards", &self.shards),
+            ("--log-format", "log", "format", &self.log_format),
+            ("--log-level", "log", "level", &self.log_level),
+        ];
+        let typed = options.into_iter().filter_map(|(flag, section, key, text)| {
+            let origin = Origin::Flag(flag.to_owned());
+            let text = text.clone()?;
+            Some(Override { origin, section: section.to_owned(), key: key.to_owned(), text })
+        });
+        typed.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn resolve(words: &[&str]) -> Result<Errand, ConfigError> {
+        let words = ["quelea"].iter().chain(words);
+        Arguments::try_parse_from(words).unwrap().resolve([])
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn options_may_stand_before_and_after_the_command() {
+        for words in [["--tcp-listen", "127.0.0.1:9", "check"], ["check", "--tcp-listen", "127.0.0.1:9"]] {
+            let Ok(Errand::Check(loaded)) = resolve(&words) else { panic!("{words:?}") };
+            assert_eq!(loaded.config.tcp.listen, ["127.0.0.1:9".parse().unwrap()]);
+        }
+    }
+
+    #[test]
+    fn without_a_command_it_serves_or_prints() {
+        assert!(matches!(resolve(&[]), Ok(Errand::Serve(_))));
+        assert!(matches!(resolve(&["--print-config"]), Ok(Errand::PrintConfig(_))));
+    }
+
+    #[test]
+    fn a_wrong_option_is_refused_by_its_name() {
+        let refusal = resolve(&["--shards", "many"]).unwrap_err().to_string();
+        let expected = "flag --shards: broker.shards: invalid value: string \"many\", \
+                        expected \"auto\" or a number from 1 to 128";
+        assert_eq!(refusal, expected);
+    }
+}

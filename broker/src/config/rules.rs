@@ -1,0 +1,139 @@
+//! The rules that types cannot say: ranges, keys that need each other, and who may be listened to.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::{ByteSize, Config, MemoryMax};
+
+/// A broken rule: the key under which the operator finds it, and the sentence.
+pub(super) struct Broken {
+    pub(super) key: String,
+    pub(super) what: String,
+}
+
+/// Every rule that `config` breaks, in the order of the sections.
+pub(super) fn broken(config: &Config) -> Vec<Broken> {
+    let mut rules = Rules { broken: Vec::new() };
+    rules.node(config);
+    rules.transports(config);
+    rules.protocol(config);
+    rules.broken
+}
+
+struct Rules {
+    broken: Vec<Broken>,
+}
+
+impl Rules {
+    fn node(&mut self, config: &Config) {
+        if let MemoryMax::Bytes(bytes) = config.broker.memory_max {
+            self.size("broker.memory_max", bytes, 64 * MIB..=1 << 50);
+        }
+        self.number("broker.connections_max", config.broker.connections_max, 1..=16_000_000);
+        self.duration("broker.drain_timeout", config.broker.drain_timeout, Duration::ZERO..=HOUR);
+        let tls = &config.tls;
+        if tls.certificate.is_some() && tls.key.is_none() {
+            self.refuse("tls.certificate", "needs tls.key, the private key of this certificate");
+        }
+        if tls.key.is_some() && tls.certificate.is_none() {
+            self.refuse("tls.key", "needs tls.certificate, the certificate of this private key");
+        }
+    }
+
+    fn transports(&mut self, config: &Config) {
+        self.reach("quic", &config.quic.listen, config.quic.allow_anonymous);
+        self.reach("tcp", &config.tcp.listen, config.tcp.allow_anonymous);
+        self.reach("admin", &config.admin.listen, config.admin.allow_anonymous);
+        self.overlap(&config.quic.listen);
+        self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
+        self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
+        if config.quic.listen.is_empty() && config.tcp.listen.is_empty() {
+            self.refuse("tcp.listen", "quic.listen and tcp.listen are both empty: no client could connect");
+        }
+    }
+
+    fn protocol(&mut self, config: &Config) {
+        let mqtt = &config.mqtt;
+        self.size("mqtt.packet_max", mqtt.packet_max, KIB..=255 * MIB);
+        self.number("mqtt.receive_maximum", mqtt.receive_maximum, 1..=65_535);
+        self.number("mqtt.topic_alias_maximum", mqtt.topic_alias_maximum, 0..=65_535);
+        self.number("mqtt.topic_levels_max", mqtt.topic_levels_max, 1..=128);
+        let connect_timeout = Duration::from_secs(1)..=Duration::from_secs(600);
+        self.duration("mqtt.connect_timeout", mqtt.connect_timeout, connect_timeout);
+        self.duration(
+            "mqtt.session_expiry_max",
+            mqtt.session_expiry_max,
+            Duration::ZERO..=SESSION_EXPIRY_MAX,
+        );
+        self.number("mqtt.queue_messages_max", mqtt.queue_messages_max, 1..=1_000_000);
+        self.size("mqtt.queue_bytes_max", mqtt.queue_bytes_max, KIB..=GIB);
+    }
+
+    /// Nobody is asked for a name or a password yet: whoever opens the broker to a network must say that this is meant.
+    fn reach(&mut self, section: &str, listen: &[SocketAddr], allow_anonymous: bool) {
+        let Some(address) = listen.iter().find(|address| !is_loopback(address)) else { return };
+        if allow_anonymous {
+            return;
+        }
+        let what = format!(
+            "{address} can be reached from other machines, and clients are not asked who they are; \
+             if that is meant, set {section}.allow_anonymous = true, else listen on 127.0.0.1"
+        );
+        self.refuse(&format!("{section}.listen"), &what);
+    }
+
+    /// A QUIC datagram leaves by the socket that its connection's came by, which is found by its family and IP address.
+    fn overlap(&mut self, listen: &[SocketAddr]) {
+        for (index, address) in listen.iter().enumerate() {
+            let overlaps = |earlier: &&SocketAddr| {
+                let (a, b) = (earlier.ip(), address.ip());
+                a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+            };
+            if let Some(earlier) = listen[..index].iter().find(overlaps) {
+                let what = format!("{address} and {earlier} share an IP address, expected one port for each");
+                return self.refuse("quic.listen", &what);
+            }
+        }
+    }
+
+    fn number(&mut self, key: &str, value: u32, range: RangeInclusive<u32>) {
+        if !range.contains(&value) {
+            self.out_of_range(key, &value, range.start(), range.end());
+        }
+    }
+
+    fn size(&mut self, key: &str, value: ByteSize, range: RangeInclusive<u64>) {
+        if !range.contains(&value.0) {
+            self.out_of_range(key, &value, &ByteSize(*range.start()), &ByteSize(*range.end()));
+        }
+    }
+
+    fn duration(&mut self, key: &str, value: Duration, range: RangeInclusive<Duration>) {
+        if !range.contains(&value) {
+            let text = |duration: &Duration| format!("{}s", duration.as_secs_f64());
+            self.out_of_range(key, &text(&value), &text(range.start()), &text(range.end()));
+        }
+    }
+
+    fn out_of_range(&mut self, key: &str, value: &dyn Display, least: &dyn Display, most: &dyn Display) {
+        self.refuse(key, &format!("{value} is out of range, expected {least} to {most}"));
+    }
+
+    fn refuse(&mut self, key: &str, what: &str) {
+        self.broken.push(Broken { key: key.to_owned(), what: what.to_owned() });
+    }
+}
+
+/// An IPv4 address inside an IPv6 one counts as what it stands for.
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const HOUR: Duration = Duration::from_secs(3_600);
+/// 2³² − 1 seconds would mean "never" on the wire `[MQTT-3.1.2-23]`.
+const SESSION_EXPIRY_MAX: Duration = Duration::from_secs(u32::MAX as u64 - 1);

@@ -1,0 +1,309 @@
+//! The configuration as an operator meets it: what is accepted, and the exact words of every refusal.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use quelea::config::{ByteSize, Config, LogFormat, MemoryMax, Origin, Override, Shards, load};
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+/// Loads `text` as a file and gives the refusal with the file's name replaced by `FILE`.
+fn refusal_of_file(text: &str) -> String {
+    let file = file(text);
+    let error = load(Some(file.path()), [], vec![]).expect_err(text);
+    error.to_string().replace(&file.path().display().to_string(), "FILE")
+}
+
+fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn flag(flag: &str, section: &str, key: &str, text: &str) -> Override {
+    let origin = Origin::Flag(flag.to_owned());
+    Override { origin, section: section.to_owned(), key: key.to_owned(), text: text.to_owned() }
+}
+
+fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[test]
+fn nothing_said_means_the_defaults_on_loopback() {
+    let loaded = load(None, [], vec![]).unwrap();
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.config.quic.listen, addresses(&["127.0.0.1:14567"]));
+    assert_eq!(loaded.config.tcp.listen, addresses(&["127.0.0.1:1883"]));
+    assert_eq!(loaded.config.admin.listen, addresses(&["127.0.0.1:18083"]));
+    assert_eq!(loaded.config.broker.memory_max, MemoryMax::Percent(70));
+    assert!(loaded.origins.is_empty());
+}
+
+#[test]
+fn a_file_sets_every_kind_of_value() {
+    let file = file(
+        r#"
+        [broker]
+        shards = 4
+        memory_max = "2GiB"
+        drain_timeout = "1m"
+        [quic]
+        listen = ["[::1]:14567", "127.0.0.1:14567"]
+        [tcp]
+        listen = "0.0.0.0:1883"
+        allow_anonymous = true
+        [mqtt]
+        packet_max = "64KiB"
+        receive_maximum = 100
+        [log]
+        format = "json"
+        "#,
+    );
+    let config = load(Some(file.path()), [], vec![]).unwrap().config;
+    assert_eq!(config.broker.shards, Shards::Count(4));
+    assert_eq!(config.broker.memory_max, MemoryMax::Bytes(ByteSize(2 << 30)));
+    assert_eq!(config.broker.drain_timeout, Duration::from_secs(60));
+    assert_eq!(config.quic.listen, addresses(&["[::1]:14567", "127.0.0.1:14567"]));
+    assert_eq!(config.tcp.listen, addresses(&["0.0.0.0:1883"]));
+    assert_eq!(config.mqtt.packet_max, ByteSize(65_536));
+    assert_eq!(config.mqtt.receive_maximum, 100);
+    assert_eq!(config.mqtt.topic_alias_maximum, 16);
+    assert_eq!(config.log.format, LogFormat::Json);
+}
+
+#[test]
+fn refusals_of_a_file_name_line_key_and_what_was_expected() {
+    let cases = [
+        (
+            "[mqtt]\npackt_max = \"1MiB\"",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `on_slow`",
+        ),
+        (
+            "\n\n[mqt]\n",
+            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `admin`, `tls`, `mqtt`, `log`",
+        ),
+        (
+            "[mqtt]\npacket_max = 12",
+            "FILE:2: mqtt.packet_max: invalid type: integer `12`, expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+        ),
+        (
+            "[mqtt]\n# a comment\npacket_max = \"12 parsecs\"",
+            "FILE:3: mqtt.packet_max: invalid value: string \"12 parsecs\", expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+        ),
+        (
+            "[mqtt]\nconnect_timeout = \"10\"",
+            "FILE:2: mqtt.connect_timeout: invalid value: string \"10\", expected a duration such as \"10s\" (units: ms, s, m, h, d)",
+        ),
+        (
+            "[mqtt]\nreceive_maximum = -1",
+            "FILE:2: mqtt.receive_maximum: invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
+        ),
+        (
+            "[mqtt]\nreceive_maximum = 0\n\nqueue_messages_max = 0",
+            "FILE:2: mqtt.receive_maximum: 0 is out of range, expected 1 to 65535\nFILE:4: mqtt.queue_messages_max: 0 is out of range, expected 1 to 1000000",
+        ),
+        (
+            "[mqtt]\npacket_max = \"1GiB\"",
+            "FILE:2: mqtt.packet_max: 1GiB is out of range, expected 1KiB to 255MiB",
+        ),
+        (
+            "[quic]\nidle_timeout = \"1ms\"",
+            "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
+        ),
+        (
+            "[broker]\nconnections_max = 0",
+            "FILE:2: broker.connections_max: 0 is out of range, expected 1 to 16000000",
+        ),
+        (
+            "[quic]\nlisten = [\"[::1]:1\", \"127.0.0.1:1\", \"127.0.0.1:2\"]",
+            "FILE:2: quic.listen: 127.0.0.1:2 and 127.0.0.1:1 share an IP address, expected one port for each",
+        ),
+        (
+            "[broker]\nshards = 0",
+            "FILE:2: broker.shards: invalid value: integer `0`, expected \"auto\" or a number from 1 to 128",
+        ),
+        (
+            "[broker]\nshards = \"all\"",
+            "FILE:2: broker.shards: invalid value: string \"all\", expected \"auto\" or a number from 1 to 128",
+        ),
+        (
+            "[broker]\nmemory_max = \"100%\"",
+            "FILE:2: broker.memory_max: invalid value: string \"100%\", expected a share such as \"70%\" (1% to 95%) or a size such as \"2GiB\"",
+        ),
+        (
+            "[tcp]\nlisten = \"localhost:1883\"",
+            "FILE:2: tcp.listen: invalid value: string \"localhost:1883\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none",
+        ),
+        (
+            "[tcp]\nlisten = [\n  \"127.0.0.1:1883\",\n  \"1883\",\n]",
+            "FILE:4: tcp.listen: invalid value: string \"1883\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none",
+        ),
+        (
+            "[tcp]\nallow_anonymous = \"yes\"",
+            "FILE:2: tcp.allow_anonymous: invalid type: string \"yes\", expected a boolean",
+        ),
+        ("[log]\nformat = \"xml\"", "FILE:2: log.format: unknown variant `xml`, expected `text` or `json`"),
+        (
+            "[mqtt]\non_full = \"block\"",
+            "FILE:2: mqtt.on_full: unknown variant `block`, expected one of `drop_oldest`, `drop_new`, `end_session`",
+        ),
+        ("tcp = 3", "FILE:1: tcp: invalid type: integer `3`, expected a section"),
+        (
+            "[tls]\ncertificate = \"a.pem\"",
+            "FILE:2: tls.certificate: needs tls.key, the private key of this certificate",
+        ),
+        (
+            "[tls]\nkey = \"a.pem\"",
+            "FILE:2: tls.key: needs tls.certificate, the certificate of this private key",
+        ),
+        (
+            "[tcp]\nlisten = []\n[quic]\nlisten = []",
+            "FILE:2: tcp.listen: quic.listen and tcp.listen are both empty: no client could connect",
+        ),
+        ("[tcp]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"", "FILE:3: duplicate key"),
+        ("[tcp\n", "FILE:1: unclosed table, expected `]`"),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(refusal_of_file(text), expected, "for {text}");
+    }
+}
+
+#[test]
+fn beyond_loopback_only_with_allow_anonymous_in_so_many_words() {
+    let refused =
+        "can be reached from other machines, and clients are not asked who they are; if that is meant, set";
+    for (section, address) in [
+        ("tcp", "0.0.0.0:1883"),
+        ("tcp", "[::]:1883"),
+        ("quic", "192.0.2.1:14567"),
+        ("admin", "[2001:db8::1]:18083"),
+        ("tcp", "[::ffff:192.0.2.1]:1883"),
+    ] {
+        let text = format!("[{section}]\nlisten = \"{address}\"");
+        let expected = format!(
+            "FILE:2: {section}.listen: {address} {refused} {section}.allow_anonymous = true, else listen on 127.0.0.1"
+        );
+        assert_eq!(refusal_of_file(&text), expected);
+        let allowed = file(&format!("{text}\nallow_anonymous = true"));
+        load(Some(allowed.path()), [], vec![]).unwrap();
+    }
+    for address in ["127.0.0.1:0", "127.8.9.1:5", "[::1]:0", "[::ffff:127.0.0.1]:1"] {
+        let local = file(&format!("[tcp]\nlisten = \"{address}\""));
+        load(Some(local.path()), [], vec![]).unwrap();
+    }
+}
+
+#[test]
+fn allowing_one_listener_does_not_allow_another() {
+    let text = "[tcp]\nallow_anonymous = true\n[quic]\nlisten = \"0.0.0.0:14567\"";
+    assert!(refusal_of_file(text).starts_with("FILE:4: quic.listen: 0.0.0.0:14567 can be reached"));
+}
+
+#[test]
+fn a_program_that_embeds_the_broker_meets_the_same_rule() {
+    let mut config = Config::default();
+    config.tcp.listen = addresses(&["0.0.0.0:0"]);
+    let refusal = config.validate().unwrap_err().to_string();
+    assert!(refusal.starts_with("configuration: tcp.listen: 0.0.0.0:0 can be reached"), "{refusal}");
+    config.tcp.allow_anonymous = true;
+    config.validate().unwrap();
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_a_flag_over_both() {
+    let file = file("[tcp]\nlisten = \"127.0.0.1:1\"\n[mqtt]\nreceive_maximum = 5\ntopic_alias_maximum = 6");
+    let environment = environment(&[
+        ("QUELEA_TCP__LISTEN", "127.0.0.1:2,[::1]:2"),
+        ("QUELEA_MQTT__RECEIVE_MAXIMUM", "7"),
+        ("QUELEA_BROKER__SHARDS", "3"),
+        ("QUELEA_QUIC__LISTEN", ""),
+        ("QUELEA_PORT_1883_TCP_ADDR", "10.0.0.1"),
+    ]);
+    let flags = vec![flag("--tcp-listen", "tcp", "listen", "127.0.0.1:3")];
+    let loaded = load(Some(file.path()), environment, flags).unwrap();
+    assert_eq!(loaded.config.tcp.listen, addresses(&["127.0.0.1:3"]));
+    assert_eq!(loaded.config.quic.listen, []);
+    assert_eq!(loaded.config.mqtt.receive_maximum, 7);
+    assert_eq!(loaded.config.mqtt.topic_alias_maximum, 6);
+    assert_eq!(loaded.config.broker.shards, Shards::Count(3));
+    assert_eq!(loaded.origins["tcp.listen"], Origin::Flag("--tcp-listen".into()));
+    assert_eq!(loaded.origins["broker.shards"], Origin::Environment("QUELEA_BROKER__SHARDS".into()));
+    let line = Origin::File { path: file.path().to_owned(), line: 5 };
+    assert_eq!(loaded.origins["mqtt.topic_alias_maximum"], line);
+}
+
+#[test]
+fn refusals_of_the_environment_name_the_variable() {
+    let cases = [
+        (
+            "QUELEA_MQTT__PACKET_MAX",
+            "12",
+            "environment variable QUELEA_MQTT__PACKET_MAX: mqtt.packet_max: invalid type: integer `12`, expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+        ),
+        (
+            "QUELEA_MQTT__RECEIVE_MAXIMUM",
+            "many",
+            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: invalid type: string \"many\", expected a whole number from 0 to 4294967295",
+        ),
+        (
+            "QUELEA_MQTT__RECEIVE_MAXIMUM",
+            "70000",
+            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: 70000 is out of range, expected 1 to 65535",
+        ),
+        (
+            "QUELEA_LOG__COLOUR",
+            "red",
+            "environment variable QUELEA_LOG__COLOUR: log.colour: unknown key `colour`, expected `format` or `level`",
+        ),
+        (
+            "QUELEA_LOGS__LEVEL",
+            "info",
+            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `admin`, `tls`, `mqtt`, `log`",
+        ),
+    ];
+    for (name, value, expected) in cases {
+        let error = load(None, environment(&[(name, value)]), vec![]).unwrap_err();
+        assert_eq!(error.to_string(), expected);
+    }
+    let error = load(None, environment(&[("QUELEA_TCP__LISTEN", "0.0.0.0:1883")]), vec![]).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("environment variable QUELEA_TCP__LISTEN: tcp.listen: 0.0.0.0:1883 can be")
+    );
+}
+
+#[test]
+fn text_that_looks_like_a_number_is_still_text_where_text_is_wanted() {
+    let environment = environment(&[("QUELEA_BROKER__DATA_DIR", "2026"), ("QUELEA_BROKER__SHARDS", "auto")]);
+    let config = load(None, environment, vec![]).unwrap().config;
+    assert_eq!(config.broker.data_dir.as_deref(), Some(Path::new("2026")));
+    assert_eq!(config.broker.shards, Shards::Auto);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = load(Some(Path::new("/nonexistent/quelea.toml")), [], vec![]).unwrap_err();
+    assert_eq!(error.to_string(), "/nonexistent/quelea.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
+    let given = file("[tcp]\nlisten = [\"127.0.0.1:1\", \"[::1]:1\"]\n[broker]\ndata_dir = \"/a \\\"b\\\"\"");
+    let environment =
+        environment(&[("QUELEA_MQTT__SESSION_EXPIRY_MAX", "90s"), ("QUELEA_BROKER__SHARDS", "2")]);
+    let loaded = load(Some(given.path()), environment, vec![]).unwrap();
+    let printed = loaded.to_toml();
+    let name = given.path().display();
+    assert!(printed.contains(&format!("listen = [\"127.0.0.1:1\", \"[::1]:1\"]  # {name}:2\n")), "{printed}");
+    assert!(printed.contains("shards = 2  # environment variable QUELEA_BROKER__SHARDS\n"), "{printed}");
+    assert!(printed.contains("packet_max = \"1MiB\"\n"), "{printed}");
+    assert!(printed.contains("# certificate is unset"), "{printed}");
+    let read_back = file(&printed);
+    assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
+}

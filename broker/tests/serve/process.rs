@@ -1,0 +1,205 @@
+//! The binary: banner, signals, exit codes.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use quelea_mqtt::ReasonCode;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::PATIENCE;
+use crate::client::TcpClient;
+
+/// A running `quelea`, ended with the value.
+struct Process {
+    child: Child,
+    out: Receiver<String>,
+    log: Receiver<String>,
+}
+
+fn quelea(directory: &Path, arguments: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quelea"));
+    command.args(arguments).arg("--data-dir").arg(directory).env_clear();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let out = lines(child.stdout.take().unwrap());
+    let log = lines(child.stderr.take().unwrap());
+    Process { child, out, log }
+}
+
+const ANY_PORTS: [&str; 8] = [
+    "--tcp-listen",
+    "127.0.0.1:0",
+    "--quic-listen",
+    "127.0.0.1:0",
+    "--admin-listen",
+    "127.0.0.1:0",
+    "--shards",
+    "2",
+];
+
+/// Lines as they come; the channel closes with the pipe.
+fn lines(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
+    let (send, receive) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if send.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receive
+}
+
+/// The next line that contains `what`.
+fn line_with(lines: &Receiver<String>, what: &str) -> String {
+    loop {
+        let line =
+            lines.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("no line with {what}: {error}"));
+        if line.contains(what) {
+            return line;
+        }
+    }
+}
+
+impl Process {
+    /// The address in the banner's line of that name.
+    fn address(&self, name: &str) -> SocketAddr {
+        let line = line_with(&self.out, name);
+        line.trim().strip_prefix(name).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits for the end; gives the status and what the log still had to say.
+    fn end(mut self) -> (ExitStatus, Vec<String>) {
+        let mut said = Vec::new();
+        loop {
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) => said.push(line),
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(timeout) => panic!("it does not end: {timeout}, {said:?}"),
+            }
+        }
+        // The pipe is closed: the process has ended or is about to.
+        (self.child.wait().unwrap(), said)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only for a process that has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn directory() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn the_banner_names_addresses_certificate_and_a_command() {
+    let directory = directory();
+    let process = quelea(directory.path(), &ANY_PORTS);
+    assert!(line_with(&process.out, "serves with").starts_with("quelea "));
+    let quic = process.address("MQTT over QUIC");
+    let tcp = process.address("MQTT over TCP");
+    assert!(quic.port() != 0 && tcp.port() != 0);
+    line_with(&process.out, "/metrics");
+    let directory_line = line_with(&process.out, "Data directory");
+    assert!(directory_line.ends_with(directory.path().to_str().unwrap()), "{directory_line}");
+    let certificate = line_with(&process.out, "Certificate");
+    let fingerprint = certificate.split_whitespace().last().unwrap();
+    assert_eq!(fingerprint.split(':').count(), 32, "{certificate}");
+    let command = line_with(&process.out, "Try");
+    assert!(command.ends_with(&format!("mosquitto_sub -p {} -t '#' -v", tcp.port())), "{command}");
+}
+
+#[test]
+fn sigterm_drains_and_exits_with_0() {
+    let directory = directory();
+    let process = quelea(directory.path(), &ANY_PORTS);
+    let mut client = TcpClient::tcp(process.address("MQTT over TCP"), "client");
+    process.signal(Signal::TERM);
+    assert_eq!(client.dismissed(), ReasonCode::SERVER_SHUTTING_DOWN);
+    drop(client);
+    let (status, log) = process.end();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+}
+
+#[test]
+fn a_second_signal_stops_at_once_with_1() {
+    let directory = directory();
+    let process = quelea(directory.path(), &ANY_PORTS);
+    let mut stubborn = TcpClient::tcp(process.address("MQTT over TCP"), "stubborn");
+    process.signal(Signal::INT);
+    assert_eq!(stubborn.dismissed(), ReasonCode::SERVER_SHUTTING_DOWN);
+    process.signal(Signal::INT);
+    let (status, log) = process.end();
+    assert_eq!(status.code(), Some(1), "{log:?}");
+    drop(stubborn);
+}
+
+#[test]
+fn sighup_loads_the_certificate_anew_and_says_so() {
+    let directory = directory();
+    let process = quelea(directory.path(), &ANY_PORTS);
+    line_with(&process.log, "serving");
+    process.signal(Signal::HUP);
+    line_with(&process.log, "certificate loaded anew");
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_second_broker_on_the_port_exits_with_1_and_names_the_flag() {
+    let (directory, other) = (directory(), directory());
+    let first = quelea(directory.path(), &ANY_PORTS);
+    let taken = first.address("MQTT over TCP").to_string();
+    let second = quelea(other.path(), &["--tcp-listen", &taken, "--quic-listen", "", "--admin-listen", ""]);
+    let pid = first.child.id();
+    let (status, log) = second.end();
+    assert_eq!(status.code(), Some(1), "{log:?}");
+    let expected = format!(
+        "quelea: cannot serve MQTT over TCP: {taken} is in use by quelea (pid {pid}); choose another address \
+         with --tcp-listen (tcp.listen in a file), or \"\" for none"
+    );
+    assert_eq!(log.last(), Some(&expected));
+}
+
+#[test]
+fn check_reads_the_certificate_files_too() {
+    let directory = directory();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    let file = directory.path().join("quelea.toml");
+    let text = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
+    std::fs::write(&file, text).unwrap();
+    let arguments = ["check", "--config", file.to_str().unwrap()];
+
+    let (status, log) = quelea(directory.path(), &arguments).end();
+    assert_eq!(status.code(), Some(2));
+    assert!(log[0].contains("key.pem: No such file"), "{log:?}");
+
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let process = quelea(directory.path(), &arguments);
+    line_with(&process.out, "The configuration is valid.");
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn wrong_usage_exits_with_2() {
+    let directory = directory();
+    for arguments in [&["--shards", "many"][..], &["--no-such-flag"], &["--config", "no/such/file"]] {
+        let (status, log) = quelea(directory.path(), arguments).end();
+        assert_eq!(status.code(), Some(2), "{log:?}");
+        assert!(!log.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! Permission for single packets: asked of a side thread, with the connection's later packets held until the answer.
+//!
+//! Only clients whose [`Permissions`] are `Ask` come here; for the others the question costs one comparison.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use quelea_mqtt::{Packet, Publish, QoS, ReasonCode, Sender};
+
+use crate::envelope::{LinkKey, SessionKey};
+
+use super::{Action, Request, RequestId, Shard, Work};
+
+impl Shard {
+    /// Asks whether a client may do what a packet says. `false` if the packet needs no permission.
+    pub(super) fn ask_permission(
+        &mut self,
+        key: LinkKey,
+        session: SessionKey,
+        packet: &Packet<'_>,
+        bytes: &[u8],
+    ) -> bool {
+        let action = match packet {
+            Packet::Publish(publish) => match self.published_topic(key, publish) {
+                Some(topic) => Action::Publish { topic, retain: publish.retain },
+                // An alias that means nothing: refused on its own account.
+                None => return false,
+            },
+            Packet::Subscribe(subscribe) => {
+                Action::Subscribe { filters: subscribe.filters().map(|filter| filter.raw.into()).collect() }
+            }
+            _ => return false,
+        };
+        let client_id = Arc::clone(&self.sessions[session].identity.client_id);
+        self.links[key].asked = Some(Bytes::copy_from_slice(bytes));
+        self.requests.push_back(Request { id: RequestId(key), work: Work::Authorize { client_id, action } });
+        true
+    }
+
+    fn published_topic(&self, key: LinkKey, publish: &Publish<'_>) -> Option<Box<str>> {
+        if let Some(topic) = publish.topic {
+            return Some(topic.as_str().into());
+        }
+        let alias = publish.properties.topic_alias?;
+        self.links[key].aliases_in.get(usize::from(alias.get()) - 1)?.clone()
+    }
+
+    /// The answer: the packet is carried out, as far as it is allowed; then those behind it.
+    pub(super) fn authorized(&mut self, now: Instant, key: LinkKey, verdicts: &[bool]) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(bytes) = link.asked.take() else { return };
+        let Some(session) = link.session() else { return };
+        let packet = quelea_mqtt::decode(&bytes, link.version, Sender::Client, &self.settings.packet);
+        let outcome = match packet.expect("decoded before it was asked for") {
+            Packet::Subscribe(subscribe) => {
+                self.on_subscribe(now, key, session, &subscribe, verdicts);
+                Ok(())
+            }
+            Packet::Publish(publish) if !verdicts.first().copied().unwrap_or(false) => {
+                self.deny_publish(now, key, session, &publish);
+                Ok(())
+            }
+            packet => self.on_packet(now, key, session, packet),
+        };
+        if let Err(reason) = outcome {
+            self.refuse_packet(now, key, reason);
+        }
+        self.resume_input(now, key);
+    }
+
+    /// A publication that is not allowed: QoS 1 and 2 hear so in MQTT 5; it is counted in any case.
+    pub(super) fn deny_publish(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+    ) {
+        self.counters.denied += 1;
+        let Some(id) = publish.packet_id else { return };
+        if publish.qos == QoS::ExactlyOnce {
+            self.sessions[session].inbound.on_refused(id);
+        }
+        let link = &mut self.links[key];
+        link.received_in_flight = link.received_in_flight.saturating_add(1);
+        let number = link.acks.push(id, publish.qos);
+        link.acks.settle(number, ReasonCode::NOT_AUTHORIZED);
+        self.send_acks(now, key);
+    }
+}

@@ -1,0 +1,11 @@
+//! Sessions through the shard's surface: bytes in, bytes out, on a clock that the test moves.
+
+mod across;
+mod authorize;
+mod bed;
+mod connect;
+mod publish;
+mod resume;
+mod retained;
+mod share;
+mod slow;

@@ -1,0 +1,123 @@
+//! Subscribers that do not keep up, and what their publishers see of it.
+
+use std::time::Duration;
+
+use quelea_mqtt::{AckKind, Connect, QoS};
+use quelea_shard::{OnSlow, Settings};
+
+use crate::bed::{Bed, publication, v5};
+
+fn tight(on_slow: OnSlow) -> Settings {
+    Settings { queue_messages_max: 3, on_slow, deliver_window: 2, ..Settings::default() }
+}
+
+#[test]
+fn a_full_subscriber_holds_back_its_publisher_and_nobody_else() {
+    for shards in [1, 2] {
+        let mut bed = Bed::with(shards, &tight(OnSlow::Disconnect));
+        let slow = bed.connect(0, &Connect { receive_max: core::num::NonZeroU16::new(1), ..v5("slow") });
+        bed.sub(slow, 1, "t", QoS::AtLeastOnce);
+        let publisher = bed.client(shards - 1, "p");
+        for n in 1..=6 {
+            bed.publish(publisher, &publication("t", &n.to_string(), QoS::AtLeastOnce, n));
+        }
+        // One in flight, three waiting; the fifth waits for room, the sixth behind it.
+        assert_eq!(bed.take(publisher).len(), 4, "{shards} shards");
+        let other = bed.client(shards - 1, "o");
+        bed.publish(other, &publication("elsewhere", "x", QoS::AtLeastOnce, 1));
+        assert_eq!(bed.take(other), ["PUBACK 1 0x10"]);
+        bed.send(publisher, &[0xC0, 0x00]);
+        assert_eq!(bed.take(publisher), ["PINGRESP"]);
+        bed.ack(slow, AckKind::PubAck, 1);
+        assert_eq!(bed.take(publisher), ["PUBACK 5 0x00"]);
+        for n in 2..=5 {
+            bed.ack(slow, AckKind::PubAck, n);
+        }
+        assert_eq!(bed.take(publisher), ["PUBACK 6 0x00"]);
+        let got = bed.take(slow);
+        assert_eq!(got.len(), 2 + 6, "{got:?}");
+    }
+}
+
+#[test]
+fn after_the_deadline_the_subscriber_pays() {
+    for (on_slow, counter) in [
+        (OnSlow::Disconnect, "slow_disconnects"),
+        (OnSlow::DropOldest, "dropped_slow"),
+        (OnSlow::DropNew, "dropped_slow"),
+    ] {
+        let mut bed = Bed::with(2, &tight(on_slow));
+        let slow = bed.connect(0, &Connect { receive_max: core::num::NonZeroU16::new(1), ..v5("slow") });
+        bed.sub(slow, 1, "t", QoS::AtLeastOnce);
+        bed.take(slow);
+        let publisher = bed.client(1, "p");
+        for n in 1..=6 {
+            bed.publish(publisher, &publication("t", &n.to_string(), QoS::AtLeastOnce, n));
+        }
+        assert_eq!(bed.take(publisher).len(), 4);
+        bed.pass(Duration::from_secs(9));
+        assert_eq!(bed.take(publisher).len(), 0);
+        bed.pass(Duration::from_secs(2));
+        assert_eq!(bed.take(publisher), ["PUBACK 5 0x00", "PUBACK 6 0x00"], "{on_slow:?}");
+        assert!(bed.counter(counter) > 0, "{on_slow:?}");
+        let said = bed.take(slow);
+        assert_eq!(
+            said.last().is_some_and(|line| line == "DISCONNECT 0x97"),
+            on_slow == OnSlow::Disconnect,
+            "{said:?}"
+        );
+    }
+}
+
+#[test]
+fn two_that_publish_to_each_other_with_full_queues_do_not_lock_up() {
+    let settings =
+        Settings { queue_messages_max: 1, deliver_window: 1, forward_window: 1, ..Settings::default() };
+    let mesh = quelea_router::MeshConfig { replies: 1, control: 1, forward: 1, deliver: 1 };
+    let mut bed = Bed::with_mesh(2, &settings, mesh);
+    let clients = [bed.client(0, "a"), bed.client(1, "b")];
+    for (client, filter) in clients.iter().zip(["to/a", "to/b"]) {
+        bed.sub(*client, 1, filter, QoS::AtLeastOnce);
+        bed.take(*client);
+        bed.stall(*client, true);
+    }
+    for n in 1..=30 {
+        bed.publish(clients[0], &publication("to/b", "x", QoS::AtLeastOnce, n));
+        bed.publish(clients[1], &publication("to/a", "x", QoS::AtLeastOnce, n));
+    }
+    let mut done = [0, 0];
+    for _ in 0..200 {
+        for (index, client) in clients.iter().enumerate() {
+            bed.stall(*client, false);
+            for line in bed.take(*client) {
+                match line.split_once("id") {
+                    Some((_, rest)) => {
+                        let id = rest.split(' ').next().expect("an id").parse().expect("a number");
+                        bed.ack(*client, AckKind::PubAck, id);
+                    }
+                    None => done[index] += 1,
+                }
+            }
+        }
+    }
+    assert_eq!(done, [30, 30], "every publication of both is acknowledged");
+    assert_eq!(bed.counter("parked") + bed.counter("tickets") + bed.counter("waiting_credit"), 0);
+}
+
+#[test]
+fn qos_0_is_dropped_and_counted_never_queued_without_end() {
+    let mut bed = Bed::with(2, &tight(OnSlow::Disconnect));
+    let slow = bed.client(0, "slow");
+    bed.sub(slow, 1, "t", QoS::AtMostOnce);
+    bed.take(slow);
+    bed.stall(slow, true);
+    let publisher = bed.client(1, "p");
+    let payload = "x".repeat(50_000);
+    for _ in 0..100 {
+        bed.publish(publisher, &publication("t", &payload, QoS::AtMostOnce, 0));
+    }
+    bed.stall(slow, false);
+    let got = bed.take(slow).len() as u64;
+    assert_eq!(got + bed.counter("dropped_qos0_full"), 100);
+    assert!(got < 20, "{got} of 50 kB were held for a client that reads nothing");
+}

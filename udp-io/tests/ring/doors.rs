@@ -1,0 +1,360 @@
+//! Byte streams: echo, back-pressure, the ways to end, and the doorbell.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quelea_udp_io::{Close, Closed, DoorId, Ring, RingConfig, WriteBatch};
+use smallvec::smallvec;
+use socket2::SockRef;
+
+use super::{DEADLINE, Heard, poll_all, poll_until, poll_until_ring, ring, ring_with_listener};
+
+/// A ring, a client, and the door between them.
+fn connected(config: &RingConfig) -> (Ring, Heard, TcpStream, DoorId) {
+    let (mut ring, listener, address) = ring_with_listener(config);
+    let client = TcpStream::connect(address).unwrap();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.set_write_timeout(Some(DEADLINE)).unwrap();
+    client.set_nodelay(true).unwrap();
+    let mut heard = Heard::default();
+    poll_until(&mut ring, &mut heard, "the connection", |heard| !heard.opened.is_empty());
+    let (door, by, peer, local) = heard.opened[0];
+    assert_eq!((by, peer, local), (listener, client.local_addr().unwrap(), address));
+    (ring, heard, client, door)
+}
+
+fn batch(bytes: &[u8]) -> WriteBatch {
+    smallvec![Bytes::copy_from_slice(bytes)]
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|index| (index % 251) as u8).collect()
+}
+
+#[test]
+fn bytes_one_at_a_time_are_echoed_in_order() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    for (count, byte) in pattern(300).into_iter().enumerate() {
+        client.write_all(&[byte]).unwrap();
+        poll_until(&mut ring, &mut heard, "one byte", |heard| heard.bytes_of(door).len() > count);
+        let echo = heard.bytes_of(door)[count];
+        ring.write(door, batch(&[echo]));
+        poll_until(&mut ring, &mut heard, "written", |heard| heard.written.len() > count);
+        let mut answer = [0];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, [byte]);
+    }
+    assert_eq!((ring.counters().door_bytes_in, ring.counters().door_bytes_out), (300, 300));
+}
+
+#[test]
+fn the_pieces_of_a_batch_leave_in_order_and_empty_ones_do_no_harm() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let expected = pattern(1000);
+    let mut pieces: WriteBatch = expected.chunks(7).map(Bytes::copy_from_slice).collect();
+    pieces.insert(0, Bytes::new());
+    pieces.insert(70, Bytes::new());
+    ring.write(door, pieces);
+    assert!(heard.written.is_empty(), "write never calls back");
+    poll_until(&mut ring, &mut heard, "written", |heard| heard.written == [door]);
+    ring.write(door, WriteBatch::new());
+    poll_until(&mut ring, &mut heard, "written again", |heard| heard.written == [door, door]);
+    let mut seen = vec![0; expected.len()];
+    client.read_exact(&mut seen).unwrap();
+    assert_eq!(seen, expected);
+}
+
+/// `written` comes only when the kernel has all of it, which with its small buffers means that the reader has
+/// most of it.
+#[test]
+fn a_large_write_completes_only_when_a_slow_reader_has_taken_it() {
+    const LENGTH: usize = 4 << 20;
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let expected = pattern(LENGTH);
+    ring.write(door, smallvec![Bytes::from(expected.clone())]);
+    poll_all(&mut ring, &mut heard);
+    assert!(heard.written.is_empty(), "4 MiB do not fit into the socket buffers");
+    assert_eq!(ring.counters().writes_blocked, 1);
+
+    let mut seen = Vec::with_capacity(LENGTH);
+    let mut buffer = vec![0; 16 << 10];
+    while seen.len() < LENGTH {
+        let count = client.read(&mut buffer).unwrap();
+        seen.extend_from_slice(&buffer[..count]);
+        ring.poll(Some(Duration::ZERO), &mut heard).unwrap();
+        if !heard.written.is_empty() {
+            assert_eq!(ring.counters().door_bytes_out, LENGTH as u64, "told before it was done");
+        }
+    }
+    poll_until(&mut ring, &mut heard, "written", |heard| heard.written == [door]);
+    assert_eq!(seen, expected);
+}
+
+#[test]
+#[should_panic(expected = "a write is in flight")]
+fn a_second_write_before_written_is_our_own_fault() {
+    let (mut ring, _, _client, door) = connected(&RingConfig::default());
+    ring.write(door, batch(b"one"));
+    ring.write(door, batch(b"two"));
+}
+
+#[test]
+fn a_paused_door_holds_its_peer_back_and_loses_nothing() {
+    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    ring.pause_read(door);
+    client.set_nonblocking(true).unwrap();
+    let chunk = pattern(64 << 10);
+    let mut sent = 0_u64;
+    loop {
+        match (&client).write(&chunk[(sent % 251) as usize..]) {
+            Ok(count) => sent += count as u64,
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                break;
+            }
+        }
+        assert!(sent < 64 << 20, "the peer is not held back");
+    }
+    poll_all(&mut ring, &mut heard);
+    assert!(heard.bytes_of(door).is_empty(), "read while paused");
+
+    ring.resume_read(door);
+    poll_until(&mut ring, &mut heard, "all of it", |heard| heard.bytes_of(door).len() as u64 >= sent);
+    assert_eq!(heard.bytes_of(door).len() as u64, sent);
+    assert!(heard.bytes_of(door).iter().enumerate().all(|(index, byte)| *byte == (index % 251) as u8));
+}
+
+#[test]
+fn a_poll_reads_from_each_door_once_and_a_bounded_amount() {
+    const LENGTH: usize = 32 << 10;
+    let config = RingConfig { read_buffer_bytes: 1024, ..RingConfig::default() };
+    let (mut ring, mut heard, mut first, _) = connected(&config);
+    let mut second = TcpStream::connect(first.peer_addr().unwrap()).unwrap();
+    poll_until(&mut ring, &mut heard, "the second", |heard| heard.opened.len() == 2);
+    let doors = [heard.opened[0].0, heard.opened[1].0];
+    for client in [&mut first, &mut second] {
+        client.write_all(&pattern(LENGTH)).unwrap();
+    }
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while doors.iter().any(|door| heard.bytes_of(*door).len() < LENGTH) {
+        assert!(std::time::Instant::now() < deadline);
+        let before = doors.map(|door| heard.bytes_of(door).len());
+        assert!(ring.poll(Some(Duration::from_millis(20)), &mut heard).unwrap() <= 2);
+        for (door, before) in doors.iter().zip(before) {
+            assert!(heard.bytes_of(*door).len() - before <= 1024);
+        }
+    }
+}
+
+#[test]
+fn a_fin_ends_the_input_and_leaves_the_output_open() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    client.write_all(b"last words").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    assert_eq!(heard.bytes_of(door), b"last words");
+    assert_eq!(heard.closed, [(door, Closed::EndOfStream)]);
+    assert_eq!(
+        ring.poll(Some(Duration::from_millis(1)), &mut heard).unwrap(),
+        0,
+        "an ended input does not spin"
+    );
+
+    ring.write(door, batch(b"answer"));
+    poll_until(&mut ring, &mut heard, "written", |heard| heard.written == [door]);
+    ring.close(door, Close::Flush);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+    poll_until(&mut ring, &mut heard, "the end of the door", |heard| heard.closed.len() == 2);
+    assert_eq!(heard.closed_as(door), [Closed::EndOfStream, Closed::Flushed]);
+    assert_eq!(ring.doors_open(), 0, "both sides have finished");
+}
+
+#[test]
+fn a_reset_is_told_from_a_fin_also_while_paused() {
+    for paused in [false, true] {
+        let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+        if paused {
+            ring.pause_read(door);
+        }
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        poll_until(&mut ring, &mut heard, "the reset", |heard| !heard.closed.is_empty());
+        assert_eq!(
+            heard.closed,
+            [(door, Closed::Reset(std::io::ErrorKind::ConnectionReset))],
+            "paused: {paused}"
+        );
+        assert_eq!((ring.doors_open(), ring.counters().doors_closed), (0, 1));
+    }
+}
+
+#[test]
+fn a_reset_after_a_fin_is_told() {
+    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    // Closing with unread input sends RST.
+    ring.write(door, batch(b"unread"));
+    poll_until(&mut ring, &mut heard, "written", |heard| heard.written == [door]);
+    drop(client);
+    poll_until(&mut ring, &mut heard, "the reset", |heard| heard.closed.len() == 2);
+    assert!(
+        matches!(heard.closed_as(door)[..], [Closed::EndOfStream, Closed::Reset(_)]),
+        "{:?}",
+        heard.closed
+    );
+}
+
+#[test]
+fn a_write_to_a_connection_that_is_gone_is_told_in_the_next_poll() {
+    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    ring.write(door, batch(b"to nobody"));
+    assert!(heard.closed.is_empty());
+    poll_until(&mut ring, &mut heard, "the reset", |heard| !heard.closed.is_empty());
+    poll_all(&mut ring, &mut heard);
+    assert!(matches!(heard.closed_as(door)[..], [Closed::Reset(_)]));
+    // The name is stale now, and the write in flight with it.
+    ring.write(door, batch(b"to nobody"));
+    poll_all(&mut ring, &mut heard);
+    assert_eq!((heard.closed.len(), ring.doors_open()), (1, 0));
+}
+
+#[test]
+fn flush_delivers_all_that_was_in_flight_before_the_fin() {
+    const LENGTH: usize = 1 << 20;
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let expected = pattern(LENGTH);
+    ring.write(door, smallvec![Bytes::from(expected.clone())]);
+    ring.close(door, Close::Flush);
+    // Input that nobody will read must not turn the close into a reset.
+    client.write_all(b"still talking").unwrap();
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        client.read_to_end(&mut seen).unwrap();
+        seen
+    });
+    poll_until_ring(&mut ring, &mut heard, "the end of the door", |ring| ring.doors_open() == 0);
+    assert_eq!(reader.join().unwrap(), expected);
+    assert_eq!(ring.counters().door_bytes_discarded, 13);
+    assert!(heard.written.is_empty() && heard.bytes.is_empty(), "silence after close");
+    assert_eq!(heard.closed, [(door, Closed::Flushed)], "but for its end");
+}
+
+#[test]
+fn a_write_that_was_taken_is_not_told_after_close() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    ring.write(door, batch(b"goodbye"));
+    ring.close(door, Close::Flush);
+    let mut seen = Vec::new();
+    client.read_to_end(&mut seen).unwrap();
+    assert_eq!(seen, b"goodbye");
+    drop(client);
+    poll_until(&mut ring, &mut heard, "the end of the door", |heard| !heard.closed.is_empty());
+    assert_eq!((heard.closed_as(door), ring.doors_open()), (vec![Closed::Flushed], 0));
+    assert!(heard.written.is_empty());
+}
+
+#[test]
+fn a_door_that_lingers_is_ended_by_abort() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    ring.close(door, Close::Flush);
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "our FIN");
+    poll_all(&mut ring, &mut heard);
+    assert_eq!(ring.doors_open(), 1, "the peer has not finished");
+    ring.close(door, Close::Abort);
+    assert_eq!(ring.doors_open(), 0);
+    assert!(heard.closed.is_empty());
+}
+
+#[test]
+fn abort_resets_the_peer() {
+    let (mut ring, _, mut client, door) = connected(&RingConfig::default());
+    ring.close(door, Close::Abort);
+    assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(ring.doors_open(), 0);
+}
+
+#[test]
+fn a_stale_name_harms_no_successor() {
+    let (mut ring, mut heard, client, old) = connected(&RingConfig::default());
+    let address = client.peer_addr().unwrap();
+    ring.close(old, Close::Abort);
+    let mut successor = TcpStream::connect(address).unwrap();
+    successor.set_read_timeout(Some(DEADLINE)).unwrap();
+    poll_until(&mut ring, &mut heard, "the successor", |heard| heard.opened.len() == 2);
+    let new = heard.opened[1].0;
+    assert_ne!(old, new);
+    for stale in [old, DoorId::from(u64::MAX), DoorId::from(0xc000_0000)] {
+        ring.write(stale, batch(b"wrong"));
+        ring.pause_read(stale);
+        ring.close(stale, Close::Abort);
+    }
+    assert_eq!(DoorId::from(u64::from(new)), new);
+    successor.write_all(b"hello").unwrap();
+    poll_until(&mut ring, &mut heard, "hello", |heard| heard.bytes_of(new) == b"hello");
+    ring.write(new, batch(b"right"));
+    let mut answer = [0; 5];
+    successor.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"right");
+}
+
+#[test]
+fn beyond_doors_max_a_connection_is_reset_and_counted() {
+    let config = RingConfig { doors_max: 1, ..RingConfig::default() };
+    let (mut ring, mut heard, first, door) = connected(&config);
+    let address = first.peer_addr().unwrap();
+    let mut second = TcpStream::connect(address).unwrap();
+    second.set_read_timeout(Some(DEADLINE)).unwrap();
+    poll_until_ring(&mut ring, &mut heard, "the refusal", |ring| ring.counters().doors_refused > 0);
+    assert_eq!(second.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    ring.close(door, Close::Abort);
+    let _third = TcpStream::connect(address).unwrap();
+    poll_until(&mut ring, &mut heard, "the third", |heard| heard.opened.len() == 2);
+}
+
+#[test]
+fn a_removed_listener_accepts_no_more_and_its_doors_stay() {
+    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let listener = heard.opened[0].1;
+    ring.remove_listener(listener);
+    ring.remove_listener(listener);
+    let refused = TcpStream::connect(client.peer_addr().unwrap()).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
+    client.write_all(b"still here").unwrap();
+    poll_until(&mut ring, &mut heard, "bytes", |heard| heard.bytes_of(door) == b"still here");
+}
+
+#[test]
+fn the_doorbell_wakes_a_ring_from_another_thread() {
+    let mut ring = ring();
+    let mut heard = Heard::default();
+    let doorbell = ring.doorbell();
+    let ringer = thread::spawn(move || doorbell.ring());
+    // Waits for ever: only the bell can end it.
+    assert_eq!(ring.poll(None, &mut heard).unwrap(), 1);
+    ringer.join().unwrap();
+    assert_eq!(heard.doorbells, 1);
+
+    let doorbell = ring.doorbell();
+    doorbell.ring();
+    doorbell.ring();
+    assert_eq!(ring.poll(None, &mut heard).unwrap(), 1, "rung twice, heard once");
+    assert_eq!(ring.poll(Some(Duration::ZERO), &mut heard).unwrap(), 0, "and then silent");
+    assert_eq!(heard.doorbells, 2);
+}
+
+#[test]
+fn a_wait_ends_when_it_should_and_not_before() {
+    let mut ring = ring();
+    let wait = Duration::from_micros(1500);
+    let start = std::time::Instant::now();
+    assert_eq!(ring.poll(Some(wait), &mut Heard::default()).unwrap(), 0);
+    assert!(start.elapsed() >= wait);
+}
