@@ -29,6 +29,12 @@ pub(crate) enum Effect {
     Door(DoorId, DoorAction),
     Request(Request),
     Wake(ShardSet),
+    /// So many bytes were read, by a session or by nobody.
+    Read {
+        door: DoorId,
+        bytes: usize,
+        serving: bool,
+    },
 }
 
 /// Where a shard's thread is.
@@ -89,7 +95,11 @@ impl Driver for Ring<'_> {
             let Some(input) = self.inbox.pop_front() else { return };
             match input {
                 Input::Opened(door, peer) => shard.handle_door_opened(now, door, peer),
-                Input::Bytes(door, bytes) => shard.handle_door_bytes(now, door, &bytes),
+                Input::Bytes(door, bytes) => {
+                    let serving = shard.is_serving(door);
+                    self.effects.push(Effect::Read { door, bytes: bytes.len(), serving });
+                    shard.handle_door_bytes(now, door, &bytes);
+                }
                 Input::Closed(door, end) => shard.handle_door_closed(now, door, end),
                 Input::Written(door) => shard.handle_door_written(now, door),
                 Input::Completed(request, completion) => shard.handle_completion(now, request, completion),

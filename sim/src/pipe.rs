@@ -69,8 +69,11 @@ pub(crate) struct Pipe {
     pub(crate) writing: bool,
     /// Its completion waits for the client to read.
     pub(crate) write_waits: bool,
-    /// The client has said goodbye. Its Will may fire only if the broker does not hear that.
-    pub(crate) farewell: Option<PubId>,
+    /// Bytes that the client has sent, and those that the shard has read.
+    pub(crate) sent_bytes: usize,
+    pub(crate) read_bytes: usize,
+    /// The client has said goodbye, up to this byte. Its Will may fire only if the broker does not hear that.
+    pub(crate) farewell: Option<(PubId, usize)>,
 }
 
 impl Pipe {
@@ -91,6 +94,8 @@ impl Pipe {
             down_bytes: 0,
             writing: false,
             write_waits: false,
+            sent_bytes: 0,
+            read_bytes: 0,
             farewell: None,
         }
     }

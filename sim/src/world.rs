@@ -186,7 +186,22 @@ impl World {
                 let delay = self.micros(1..2_000);
                 self.events.push(self.now + delay, Event::Authenticated { shard, request: request.id });
             }
+            Effect::Read { door, bytes, serving } => self.heard(PipeId(door.0 as usize), bytes, serving),
             Effect::Door(door, action) => self.on_door(PipeId(door.0 as usize), action),
+        }
+    }
+
+    /// A shard has read bytes of a client.
+    fn heard(&mut self, id: PipeId, bytes: usize, serving: bool) {
+        let pipe = &mut self.pipes[id.0];
+        pipe.read_bytes += bytes;
+        // It has read DISCONNECT before it could end the connection itself.
+        if serving
+            && let Some((will, end)) = pipe.farewell
+            && pipe.read_bytes >= end
+        {
+            pipe.farewell = None;
+            self.oracle.on_will(will, false, -1);
         }
     }
 
@@ -280,6 +295,7 @@ impl World {
 
     fn send_up(&mut self, id: PipeId, bytes: &Bytes) {
         self.trace.bytes(self.now - self.base, Kind::ToServer, id.0 as u64, bytes);
+        self.pipes[id.0].sent_bytes += bytes.len();
         for piece in self.pieces(bytes) {
             self.push_up(id, Chunk::Bytes(piece));
         }
@@ -352,15 +368,7 @@ impl World {
         }
         let input = match chunk {
             Chunk::Bytes(bytes) => Input::Bytes(door, bytes),
-            Chunk::EndOfStream => {
-                // The broker has read DISCONNECT before it could end the connection itself.
-                if pipe.door == Door::Open
-                    && let Some(will) = pipe.farewell.take()
-                {
-                    self.oracle.on_will(will, false, -1);
-                }
-                Input::Closed(door, DoorEnd::EndOfStream)
-            }
+            Chunk::EndOfStream => Input::Closed(door, DoorEnd::EndOfStream),
             Chunk::Reset => Input::Closed(door, DoorEnd::Reset),
         };
         self.input(shard, input);
@@ -557,7 +565,8 @@ impl World {
         let (will, connected) = (player.will, player.was_connected);
         let delayed = player.character.will_delay_s > 0;
         if farewell && let Some(pipe) = player.pipe {
-            self.pipes[pipe.0].farewell = will;
+            let pipe = &mut self.pipes[pipe.0];
+            pipe.farewell = will.map(|will| (will, pipe.sent_bytes));
         }
         for id in unsure {
             self.oracle.on_repeated(id);

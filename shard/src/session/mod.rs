@@ -164,8 +164,6 @@ pub struct Session {
     pub arrived: Option<Box<Session>>,
     /// A pull is on its way; its answer comes through the deliver lane.
     pub pulling: bool,
-    /// Places reserved for the answer.
-    pub pull_reserved: usize,
     /// The publication that was last matched with this session, and its place in the matcher's list.
     pub(crate) stamp: (u64, u32),
     /// The timer's entry that is in force.
@@ -199,7 +197,6 @@ impl Session {
             replays: VecDeque::new(),
             arrived: None,
             pulling: false,
-            pull_reserved: 0,
             stamp: (0, 0),
             armed: None,
             parked_armed: false,

@@ -115,7 +115,6 @@ pub struct Outbound {
     arrivals: u64,
     inflight_bytes: usize,
     waiting_bytes: usize,
-    reserved: usize,
     inflight: VecDeque<Inflight>,
     /// Entries of `inflight` before this one were sent, or sent again, on this connection.
     resent: usize,
@@ -152,29 +151,14 @@ impl Outbound {
         Offer::Taken
     }
 
-    /// Promises `places` to messages that have been asked for; they count as waiting until they come.
-    pub fn reserve(&mut self, places: usize) {
-        self.reserved += places;
-    }
-
-    /// Gives promised places back unused.
-    pub fn cancel_reserved(&mut self, places: usize) {
-        self.reserved = self.reserved.saturating_sub(places);
-    }
-
-    /// Takes a message that was asked for, whose reserved place has just been given back.
+    /// Takes a message that was asked for, whether there is room or not: whoever asks, asks for few.
     pub fn push_taken(&mut self, queued: Queued) {
         self.push(queued);
     }
 
-    /// Places that are promised.
-    pub fn reserved(&self) -> usize {
-        self.reserved
-    }
-
-    /// Places that are neither taken nor promised.
+    /// Places that are not taken.
     pub fn room(&self, limits: &OutboundLimits) -> usize {
-        limits.messages_max.saturating_sub(self.waiting() + self.reserved)
+        limits.messages_max.saturating_sub(self.waiting())
     }
 
     fn has_bytes_for(&self, queued: &Queued, limits: &OutboundLimits) -> bool {

@@ -25,6 +25,12 @@ impl Shard {
         }
     }
 
+    /// Whether a byte stream's client has a session: CONNECT was answered, and neither side has ended it.
+    pub fn is_serving(&self, door: DoorId) -> bool {
+        let link = self.doors.get(&door).and_then(|key| self.links.get(*key));
+        link.is_some_and(|link| link.session().is_some())
+    }
+
     /// Bytes came in.
     pub fn handle_door_bytes(&mut self, now: Instant, door: DoorId, bytes: &[u8]) {
         if let Some(key) = self.doors.get(&door).copied() {

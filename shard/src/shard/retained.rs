@@ -1,7 +1,8 @@
 //! Retained messages: this shard's partition of them, and the cursors by which its subscribers are served.
 //!
-//! A subscriber pulls: a few messages at a time from one partition after another, into places reserved in its queue, so
-//! that a filter over a million topics never bursts. What it pulls travels in the same lane as the live publications of
+//! A subscriber pulls: a few messages at a time from one partition after another, while its queue has room, so that a
+//! filter over a million topics never bursts. What is asked for reserves no places: it comes in the lane of the live
+//! messages, which would wait behind each other for ever. So a queue may grow beyond its limit by one pull. What it pulls travels in the same lane as the live publications of
 //! that partition, so no older value can arrive behind a newer one.
 
 use std::sync::Arc;
@@ -76,8 +77,6 @@ impl Shard {
     /// A retained message that a session of this shard has pulled.
     pub(super) fn on_retained(&mut self, now: Instant, key: SessionKey, message: &Message) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.outbound.cancel_reserved(1);
-        session.pull_reserved -= 1;
         let replay = session.replays.front().expect("a pull is answered before its replay goes");
         let own = replay.subscription.options.no_local && session.publisher == message.publisher;
         if own || replay.cancelled {
@@ -108,7 +107,6 @@ impl Shard {
     pub(super) fn on_retained_end(&mut self, now: Instant, key: SessionKey, after: Option<Box<str>>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pulling = false;
-        session.outbound.cancel_reserved(core::mem::take(&mut session.pull_reserved));
         let replay = session.replays.front_mut().expect("a pull is answered before its replay goes");
         replay.after = after;
         if replay.after.is_none()
@@ -146,8 +144,6 @@ impl Shard {
             messages_max: messages as u16,
         };
         session.pulling = true;
-        session.pull_reserved = messages;
-        session.outbound.reserve(messages);
         self.send_control(partition, pull);
     }
 
