@@ -129,9 +129,7 @@ impl Shard {
             return;
         }
         let Some(replay) = session.replays.front() else { return };
-        // At most half of the queue is promised: the other half is for what nobody asks for.
-        let unpromised = (self.limits.messages_max / 2).max(1).saturating_sub(session.outbound.reserved());
-        let room = session.outbound.room(&self.limits).min(unpromised);
+        let room = session.outbound.room(&self.limits);
         if room == 0 || session.outbound.waiting() >= PULL_MESSAGES_MAX {
             return;
         }
