@@ -89,3 +89,22 @@ fn acknowledgements_leave_in_the_order_of_the_publications() {
     ];
     assert_eq!(acks, expected);
 }
+
+#[test]
+fn a_burst_of_retained_qos_0_across_both_roads_loses_nothing() {
+    let mut bed = Bed::new(2);
+    let publisher = bed.client(0, "p");
+    // Topics fall on either shard as their hash wills: about half of these change the road. More than may be deferred.
+    let burst = 3_000;
+    let mut bytes = bytes::BytesMut::new();
+    for n in 0..burst {
+        let topic = format!("t/{n}");
+        let publish = quelea_mqtt::Publish { retain: true, ..publication(&topic, "x", QoS::AtMostOnce, 0) };
+        publish.encode(bed.version(publisher), &mut bytes).expect("encodes");
+    }
+    quelea_mqtt::encode_ping_req(&mut bytes);
+    bed.send(publisher, &bytes);
+    assert_eq!(bed.counter("retained"), burst);
+    assert_eq!(bed.counter("dropped_qos0_deferred"), 0);
+    assert_eq!(bed.take(publisher), ["PINGRESP"], "what was held back is read in the end");
+}
