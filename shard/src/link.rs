@@ -284,6 +284,8 @@ pub(crate) struct Link {
     pub(crate) road: Road,
     pub(crate) on_road: u32,
     pub(crate) deferred: VecDeque<Deferred>,
+    /// The peer has ended its side; what it sent before is still being read.
+    pub(crate) ended: bool,
     /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
     pub(crate) barriers: usize,
     /// Those of them that wait for the owners of shared groups.
@@ -319,6 +321,7 @@ impl Link {
             road: Road::Direct,
             on_road: 0,
             deferred: VecDeque::new(),
+            ended: false,
             barriers: 0,
             joining: Vec::new(),
         }
@@ -333,7 +336,12 @@ impl Link {
         self.asked.is_some()
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
-            || (self.deferred.len() >= DEFERRED_HOLD && self.acks.len() == 0)
+            || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
+    }
+
+    /// Whether publications wait for the other road, all of QoS 0: what ends the connection in order waits behind them.
+    pub(crate) fn is_crossing(&self) -> bool {
+        !self.deferred.is_empty() && self.acks.len() == 0
     }
 
     pub(crate) fn is_closing(&self) -> bool {

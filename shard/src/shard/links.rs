@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use quelea_mqtt::{Disconnect, ReasonCode, Sender, Version};
+use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
 use crate::envelope::LinkKey;
 use crate::link::{
@@ -36,14 +36,26 @@ impl Shard {
     pub fn handle_door_closed(&mut self, now: Instant, door: DoorId, end: DoorEnd) {
         let Some(key) = self.doors.get(&door).copied() else { return };
         if end == DoorEnd::EndOfStream && !self.links[key].is_closing() {
-            self.link_ended(now, key);
-            self.close_link(now, key, CloseHow::Finish);
-            return;
+            return self.on_input_end(now, key);
         }
         self.link_ended(now, key);
         self.doors.remove(&door);
         self.drop_link(key);
         self.door_actions.push_back((door, DoorAction::Abort));
+    }
+
+    /// The peer has ended its side, without a DISCONNECT so far: its Will goes out, and our side ends too. What it sent
+    /// before that and is kept back for the other road comes first.
+    pub(super) fn on_input_end(&mut self, now: Instant, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        if link.is_closing() {
+            return;
+        }
+        link.ended = link.is_crossing();
+        if !link.ended {
+            self.link_ended(now, key);
+            self.close_link(now, key, CloseHow::Finish);
+        }
     }
 
     /// The write in flight is with the kernel.
@@ -145,6 +157,12 @@ impl Shard {
             }
             let limits = self.settings.packet;
             match quelea_mqtt::peek_frame(rest, Sender::Client, &limits) {
+                // It would end the connection under what waits; and no client waits for an answer to it.
+                Ok(Some(frame))
+                    if frame.packet_type() == Some(PacketType::Disconnect) && link.is_crossing() =>
+                {
+                    break;
+                }
                 Ok(Some(frame)) if frame.packet_bytes <= rest.len() => {
                     taken += frame.packet_bytes;
                     self.handle_packet(now, key, &rest[..frame.packet_bytes]);
@@ -161,7 +179,7 @@ impl Shard {
 
     fn pause_if_full(&mut self, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let held = link.is_held() && link.input.len() > HELD_BYTES_MAX;
+        let held = (link.is_held() || link.is_crossing()) && link.input.len() > HELD_BYTES_MAX;
         let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
@@ -175,6 +193,9 @@ impl Shard {
     pub(super) fn resume_input(&mut self, now: Instant, key: LinkKey) {
         self.take_buffered(now, key);
         let Some(link) = self.links.get_mut(key) else { return };
+        if link.ended {
+            return self.on_input_end(now, key);
+        }
         if link.is_closing() || link.is_held() || link.output.bytes() > OUTPUT_PAUSE_BYTES {
             return;
         }

@@ -164,7 +164,9 @@ impl Shard {
     fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
-        if was_held && self.links.get(key).is_some_and(|link| !link.is_held()) {
+        let Some(link) = self.links.get(key) else { return };
+        let has_crossed = link.deferred.is_empty() && (link.ended || !link.input.is_empty());
+        if (was_held && !link.is_held()) || has_crossed {
             self.relieved_links.push(key);
         }
     }

@@ -122,18 +122,9 @@ impl Shard {
             match end {
                 ReadEnd::More => {}
                 ReadEnd::Blocked => return,
-                ReadEnd::Finished => return self.on_stream_end(now, key),
+                ReadEnd::Finished => return self.on_input_end(now, key),
                 ReadEnd::Reset(_) | ReadEnd::Gone => return self.on_stream_lost(now, conn, stream),
             }
-        }
-    }
-
-    /// The client has ended its side: without a DISCONNECT its Will goes out; our side ends too.
-    fn on_stream_end(&mut self, now: Instant, key: LinkKey) {
-        let Some(link) = self.links.get(key) else { return };
-        if !link.is_closing() {
-            self.link_ended(now, key);
-            self.close_link(now, key, CloseHow::Finish);
         }
     }
 
