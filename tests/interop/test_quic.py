@@ -343,8 +343,9 @@ def connect_times_s(broker: Quelea, count: int, label: str) -> list[float]:
 
 
 def is_not_delayed(before: list[float], during: list[float]) -> bool:
-    # One connect takes some milliseconds; a listener that waits for somebody else stands still for seconds.
-    return max(during) < 10 * statistics.median(before) + 0.5
+    # One connect takes some milliseconds; a listener that waits for somebody else stands still for seconds. The crowd runs
+    # in this process too, so a single connect may lose time on our own side.
+    return statistics.median(during) < 10 * statistics.median(before) + 0.1 and max(during) < 2
 
 
 def test_silent_clients_delay_nobody(broker: Quelea) -> None:

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use quelea_mqtt::{Disconnect, ReasonCode, Sender, Version};
+use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
 use crate::envelope::LinkKey;
 use crate::link::{
@@ -57,7 +57,7 @@ impl Shard {
         if let LinkState::Closing(closing) = link.state {
             return !closing.told;
         }
-        if link.is_held() || link.reading_paused {
+        if link.is_held() || link.reading_paused || link.is_crossing() {
             link.input_ended = true;
         } else {
             self.link_ended(now, key);
@@ -189,6 +189,12 @@ impl Shard {
             }
             let limits = self.settings.packet;
             match quelea_mqtt::peek_frame(rest, Sender::Client, &limits) {
+                // It would end the connection under what waits; and no client waits for an answer to it.
+                Ok(Some(frame))
+                    if frame.packet_type() == Some(PacketType::Disconnect) && link.is_crossing() =>
+                {
+                    break;
+                }
                 Ok(Some(frame)) if frame.packet_bytes <= rest.len() => {
                     taken += frame.packet_bytes;
                     self.handle_packet(now, key, &rest[..frame.packet_bytes]);
@@ -205,7 +211,7 @@ impl Shard {
 
     fn pause_if_full(&mut self, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let held = link.is_held() && link.input.len() > HELD_BYTES_MAX;
+        let held = (link.is_held() || link.is_crossing()) && link.input.len() > HELD_BYTES_MAX;
         let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
@@ -225,7 +231,7 @@ impl Shard {
         if link.output.bytes() > OUTPUT_PAUSE_BYTES {
             return self.pause_if_full(key);
         }
-        if link.input_ended {
+        if link.input_ended && !link.is_crossing() {
             self.link_ended(now, key);
             return self.close_link(now, key, CloseHow::Finish);
         }

@@ -15,7 +15,7 @@ use quelea_mqtt::{QoS, ReasonCode};
 use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, TicketKey};
-use crate::link::{Deferred, Road};
+use crate::link::{Deferred, Link, Road};
 use crate::publication::Message;
 
 use super::accept::Acceptance;
@@ -167,6 +167,17 @@ impl Shard {
     }
 
     fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+        let was_held = self.links.get(key).is_some_and(Link::is_held);
+        self.publish_until_crossing(now, key);
+        let Some(link) = self.links.get(key) else { return };
+        let has_crossed = link.deferred.is_empty() && (link.input_ended || !link.input.is_empty());
+        if (was_held && !link.is_held()) || has_crossed {
+            self.relieved_links.push(key);
+        }
+    }
+
+    /// Publishes what was deferred, up to the first that has to wait for the other road again.
+    fn publish_until_crossing(&mut self, now: Instant, key: LinkKey) {
         while let Some(link) = self.links.get(key)
             && let Some(next) = link.deferred.front()
         {
