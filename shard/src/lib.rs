@@ -17,6 +17,8 @@ pub mod counters;
 pub mod envelope;
 mod hash;
 mod link;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod publication;
 pub mod quic;
 pub mod session;

@@ -89,6 +89,9 @@ pub struct Settings {
     pub deliver_window: u32,
     /// Publications in flight to the owner of retained topics.
     pub forward_window: u32,
+    /// The fault that this shard has.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::mutants::Mutant>,
 }
 
 impl Default for Settings {
@@ -122,6 +125,8 @@ impl Default for Settings {
             memory_bytes_max: 1 << 30,
             deliver_window: 1_024,
             forward_window: 256,
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }

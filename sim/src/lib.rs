@@ -26,4 +26,6 @@ mod trace;
 mod world;
 
 pub use profile::Profile;
+#[cfg(feature = "mutants")]
+pub use run::run_mutant;
 pub use run::{Failure, Report, Story, run};

@@ -10,6 +10,8 @@ The whole broker, many shards and clients, on a hostile network; seeded and repe
 
   quelea-sim --seed N [--profile P]       play one seed and tell what happens
   quelea-sim --seeds A..B [--profile P]   play many, stop at the first that fails
+  quelea-sim --mutants                    seed faults into the broker's rules and count the runs until each is found
+                                          (needs a build with --features mutants)
 
 Profiles: mutual tiny moving retained groups offline slow wills mixed; without one, all of them.
 Exit codes: 0 all promises kept, 1 one was not, 2 usage.";
@@ -21,6 +23,11 @@ struct Request {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "mutants")]
+    if std::env::args().nth(1).as_deref() == Some("--mutants") {
+        std::panic::set_hook(Box::new(|_| {}));
+        return mutants();
+    }
     let Some(request) = parse(std::env::args().skip(1)) else {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
@@ -107,6 +114,33 @@ fn search(request: &Request) -> ExitCode {
     println!("all promises kept: {}, {events} events", pace(runs, virtual_time, began.elapsed()));
     ExitCode::SUCCESS
 }
+
+/// Every deliberate fault must be found within so many seeds of the profiles, taken in turn.
+#[cfg(feature = "mutants")]
+fn mutants() -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for mutant in quelea_shard::mutants::Mutant::ALL {
+        let tries = (1..=MUTANT_SEEDS_MAX).flat_map(|seed| Profile::ALL.map(|profile| (seed, profile)));
+        let found = tries.enumerate().find_map(|(runs, (seed, profile))| {
+            let failure = quelea_sim::run_mutant(wall_clock(), mutant, profile, seed).err()?;
+            Some((runs + 1, seed, profile, failure.what))
+        });
+        match found {
+            Some((runs, seed, profile, what)) => {
+                let what: String = what.chars().take(160).collect();
+                println!("{mutant:?}: found by run {runs} (profile {}, seed {seed}): {what}", profile.name());
+            }
+            None => {
+                println!("{mutant:?}: NOT FOUND in {} runs", MUTANT_SEEDS_MAX * Profile::ALL.len() as u64);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+#[cfg(feature = "mutants")]
+const MUTANT_SEEDS_MAX: u64 = 200;
 
 fn pace(runs: u64, virtual_time: Duration, took: Duration) -> String {
     let seconds = took.as_secs_f64().max(1e-9);

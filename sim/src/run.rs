@@ -54,6 +54,27 @@ pub struct Failure {
 pub fn run(base: Instant, profile: Profile, seed: u64, story: Story) -> Result<Report, Failure> {
     let mut random = fastrand::Rng::with_seed(seed ^ (profile as u64 + 1) << 56);
     let plan = Plan::draw(profile, &mut random);
+    play(base, plan, random, story)
+}
+
+/// Plays one seed of one profile on a broker with a deliberate fault.
+///
+/// # Errors
+/// As [`run`]; here they are what is hoped for.
+#[cfg(feature = "mutants")]
+pub fn run_mutant(
+    base: Instant,
+    mutant: quelea_shard::mutants::Mutant,
+    profile: Profile,
+    seed: u64,
+) -> Result<Report, Failure> {
+    let mut random = fastrand::Rng::with_seed(seed ^ (profile as u64 + 1) << 56);
+    let mut plan = Plan::draw(profile, &mut random);
+    plan.settings.mutant = Some(mutant);
+    play(base, plan, random, Story::Silent)
+}
+
+fn play(base: Instant, plan: Plan, random: fastrand::Rng, story: Story) -> Result<Report, Failure> {
     let mut world = World::new(base, plan, random, story == Story::Told);
     let played = catch_unwind(AssertUnwindSafe(|| world.play()));
     let outcome = match played {

@@ -105,8 +105,8 @@ impl World {
         match event {
             Event::Turn { shard, turns } => self.turn(shard, turns),
             Event::Opened { pipe } => self.opened(pipe),
-            Event::ToServer { pipe } => self.to_server(pipe),
-            Event::ToClient { pipe } => self.to_client(pipe),
+            Event::ToServer { pipe } => self.deliver_to_server(pipe),
+            Event::ToClient { pipe } => self.deliver_to_client(pipe),
             Event::Written { pipe } => self.written(pipe),
             Event::Authenticated { shard, request } => {
                 self.input(
@@ -217,7 +217,7 @@ impl World {
             DoorAction::Write(batch) => {
                 let bytes: Vec<u8> = batch.iter().flat_map(|bytes| bytes.iter().copied()).collect();
                 self.trace.bytes(at, Kind::Door, id.0 as u64, &bytes);
-                self.write_down(id, bytes.into());
+                self.write_down(id, &bytes.into());
             }
             DoorAction::Pause => {
                 self.trace.mark(at, Kind::Door, id.0 as u64, 1);
@@ -319,12 +319,12 @@ impl World {
         self.events.push(arrival, Event::ToClient { pipe: id });
     }
 
-    fn write_down(&mut self, id: PipeId, bytes: Bytes) {
+    fn write_down(&mut self, id: PipeId, bytes: &Bytes) {
         let pipe = &mut self.pipes[id.0];
         debug_assert!(!pipe.writing, "one write at a time");
         pipe.writing = true;
         pipe.down_bytes += bytes.len();
-        for piece in self.pieces(&bytes) {
+        for piece in self.pieces(bytes) {
             self.send_down(id, Chunk::Bytes(piece));
         }
         self.complete_write(id);
@@ -349,7 +349,7 @@ impl World {
         }
     }
 
-    fn to_server(&mut self, id: PipeId) {
+    fn deliver_to_server(&mut self, id: PipeId) {
         let pipe = &mut self.pipes[id.0];
         // What was cut off from a stream that was reset had an event, too.
         let Some(chunk) = pipe.up.chunks.pop_front() else { return };
@@ -374,7 +374,7 @@ impl World {
         self.input(shard, input);
     }
 
-    fn to_client(&mut self, id: PipeId) {
+    fn deliver_to_client(&mut self, id: PipeId) {
         let pipe = &mut self.pipes[id.0];
         let chunk = pipe.down.chunks.pop_front().expect("an event for each chunk");
         let actor = pipe.actor;

@@ -210,7 +210,13 @@ impl Shard {
         let session = &mut self.sessions[session_key];
         session.version = link.version;
         session.expiry_s = connecting.expiry_s;
-        session.outbound.on_connected(connecting.receive_max.min(self.settings.inflight_max));
+        let quota = connecting.receive_max.min(self.settings.inflight_max);
+        #[cfg(feature = "mutants")]
+        let quota = match self.settings.mutant {
+            Some(crate::mutants::Mutant::QuotaForgotten) if session_present => u16::MAX,
+            _ => quota,
+        };
+        session.outbound.on_connected(quota);
         self.send_connack(key, &connecting, session_present);
         // A Will still pending from an earlier connection is deleted by this one `[MQTT-3.1.3-9]`.
         self.sessions[session_key].will = connecting.will;

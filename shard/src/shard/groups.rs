@@ -286,6 +286,11 @@ impl Shard {
             told.push((membership.owner, Arc::clone(&membership.filter)));
         }
         let back = session.outbound.take_unfinished_group_messages(|_| true);
+        #[cfg(feature = "mutants")]
+        let back = match self.settings.mutant {
+            Some(crate::mutants::Mutant::GroupMessagesKept) => Vec::new(),
+            _ => back,
+        };
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: false });
         }

@@ -15,6 +15,9 @@ use quelea_router::ShardId;
 use crate::envelope::{Control, GroupKey, InterestChange, LinkKey, Member};
 use crate::session::Subscription;
 
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+
 use super::subscribe::PendingAnswer;
 use super::{Shard, Subscriber};
 
@@ -77,6 +80,11 @@ impl Shard {
     pub(super) fn after_barrier(&mut self, now: Instant, barrier: Barrier) {
         let Announcements { pending, seq, waiting } = &mut self.announcements;
         let needed = *seq + u64::from(!pending.is_empty());
+        #[cfg(feature = "mutants")]
+        let needed = match self.settings.mutant {
+            Some(Mutant::SubackBeforeBarrier) => 0,
+            _ => needed,
+        };
         waiting.push_back((needed, barrier));
         self.barriers_passed(now);
     }

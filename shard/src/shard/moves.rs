@@ -78,7 +78,16 @@ impl Shard {
         link: LinkKey,
         subscriptions: Vec<(Arc<str>, Subscription)>,
     ) {
-        let presence = Presence::Arriving { link, marked: ShardSet::default() };
+        let marked = ShardSet::default();
+        #[cfg(feature = "mutants")]
+        let marked = match self.settings.mutant {
+            Some(crate::mutants::Mutant::MarkIgnored) => (0..self.shards).fold(marked, |mut all, index| {
+                all.insert(ShardId::from_index(index));
+                all
+            }),
+            _ => marked,
+        };
+        let presence = Presence::Arriving { link, marked };
         let key = self.open_session(next, presence);
         // Only what outlives its connection moves; for how long is in what follows.
         self.sessions[key].expiry_s = None;

@@ -16,6 +16,8 @@ use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, TicketKey};
 use crate::link::{Deferred, Link, Road};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::publication::Message;
 
 use super::accept::Acceptance;
@@ -45,10 +47,24 @@ impl Shard {
         let link = &mut self.links[key];
         link.road = road;
         link.on_road += 1;
+        #[cfg(feature = "mutants")]
+        let ack = match self.settings.mutant {
+            Some(Mutant::AckBeforeAcceptance) => self.acknowledge_too_early(now, key, ack),
+            _ => ack,
+        };
         let settled = self.publish(now, message, Origin::Link { link: key, ack });
         if let Some(reason) = settled {
             self.publication_settled(now, key, ack, reason);
         }
+    }
+
+    #[cfg(feature = "mutants")]
+    fn acknowledge_too_early(&mut self, now: Instant, key: LinkKey, ack: Option<u64>) -> Option<u64> {
+        if let Some(number) = ack {
+            self.links[key].acks.settle(number, ReasonCode::SUCCESS);
+            self.send_acks(now, key);
+        }
+        None
     }
 
     fn road_of(&self, message: &Message) -> Road {
@@ -60,6 +76,11 @@ impl Shard {
     pub(super) fn publish(&mut self, now: Instant, message: &Message, origin: Origin) -> Option<ReasonCode> {
         if message.retain {
             let owner = self.owner_of_topic(message.image.topic().as_str());
+            #[cfg(feature = "mutants")]
+            if owner != self.id && self.settings.mutant == Some(Mutant::RetainedFannedOutByPublisher) {
+                self.forward(owner, message, Origin::Nobody);
+                return self.fan_out(now, message, origin, ReasonCode::NO_MATCHING_SUBSCRIBERS);
+            }
             if owner != self.id {
                 return self.forward(owner, message, origin);
             }
@@ -82,6 +103,11 @@ impl Shard {
     /// A retained publication of another shard's client: this shard owns its topic.
     pub(super) fn on_forward(&mut self, now: Instant, from: ShardId, forward: Forward) {
         let Forward { ticket, message } = forward;
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::RetainedFannedOutByPublisher) {
+            let reason = self.store_retained(now, &message);
+            return self.reply_forwarded(from, Accepted { ticket, reason });
+        }
         if let Some(reason) = self.publish_retained(now, &message, Origin::Forward { from, ticket }) {
             self.reply_forwarded(from, Accepted { ticket, reason });
         }
@@ -121,7 +147,10 @@ impl Shard {
         }
         let mut sent = 0;
         for to in others.iter() {
-            if message.qos == QoS::AtMostOnce && !self.peers[to.index()].can_deliver() {
+            let may_drop = message.qos == QoS::AtMostOnce;
+            #[cfg(feature = "mutants")]
+            let may_drop = may_drop || self.settings.mutant == Some(Mutant::FullPeerDropped);
+            if may_drop && !self.peers[to.index()].can_deliver() {
                 self.counters.dropped_qos0_credit += 1;
                 continue;
             }

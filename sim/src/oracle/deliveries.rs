@@ -5,7 +5,7 @@ use std::time::Instant;
 use quelea_client::{Message, Text};
 use quelea_mqtt::QoS;
 
-use super::{Oracle, OrderOf, PubId, Publication, Subscription};
+use super::{Oracle, OrderOf, PubId, Publication, Seen, Subscription};
 
 /// The first bytes of a payload name its publication; the rest repeats them.
 pub(crate) fn payload(id: PubId, bytes: usize) -> Vec<u8> {
@@ -67,13 +67,13 @@ impl Oracle {
         message: &Message,
         published: &Publication,
     ) -> Result<Vec<Subscription>, String> {
-        let session = self.clients[actor].session;
         let sent = published.sent;
         let open = |sub: &&Subscription| {
             let gone = sub.closed.is_some_and(|closed| closed < sent && published.will.is_none());
-            sub.actor == actor && sub.session == session && sub.matches(&message.topic) && !gone
+            !gone && sub.matches(&message.topic)
         };
-        let all: Vec<Subscription> = self.subscriptions.iter().filter(open).cloned().collect();
+        let present = self.present[actor].iter().map(|number| &self.subscriptions[*number]);
+        let all: Vec<Subscription> = present.filter(open).cloned().collect();
         debug_assert!(published.will.is_some() || published.sent <= now);
         let with_ids = all.iter().any(|sub| sub.id.is_some());
         let claimed: Vec<Subscription> = match with_ids {
@@ -141,7 +141,9 @@ impl Oracle {
         live: bool,
     ) -> Result<(), String> {
         let session = self.clients[actor].session;
-        let seen = self.seen.entry((actor, session, id)).or_default();
+        let all = self.seen.entry((actor, session)).or_default();
+        all.resize(all.len().max(id.0 as usize + 1), Seen::default());
+        let seen = &mut all[id.0 as usize];
         seen.any += 1;
         if !live {
             return Ok(());

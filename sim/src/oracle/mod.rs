@@ -116,7 +116,13 @@ pub(crate) struct Oracle {
     publications: Vec<Publication>,
     subscriptions: Vec<Subscription>,
     clients: Vec<Client>,
-    seen: BTreeMap<(usize, u32, PubId), Seen>,
+    /// The number of each publication's topic among `topics`.
+    topic_of: Vec<usize>,
+    topics: Vec<Text>,
+    /// By client: the subscriptions of its present session.
+    present: Vec<Vec<usize>>,
+    /// By client and session, then by publication.
+    seen: BTreeMap<(usize, u32), Vec<Seen>>,
     seen_by_group: BTreeMap<(Text, PubId), Seen>,
     last_in_order: BTreeMap<OrderOf, PubId>,
     last_retained: BTreeMap<(usize, u32, Text, QoS), PubId>,
@@ -140,6 +146,9 @@ impl Oracle {
             publications: Vec::new(),
             subscriptions: Vec::new(),
             clients: vec![Client::default(); clients],
+            topic_of: Vec::new(),
+            topics: Vec::new(),
+            present: vec![Vec::new(); clients],
             seen: BTreeMap::new(),
             seen_by_group: BTreeMap::new(),
             last_in_order: BTreeMap::new(),
@@ -166,6 +175,12 @@ impl Oracle {
     /// A publication was handed to a client core, or a Will to a CONNECT.
     pub(crate) fn on_published(&mut self, publication: Publication) -> PubId {
         let id = self.next_publication();
+        let known = self.topics.iter().position(|topic| *topic == publication.topic);
+        let number = known.unwrap_or_else(|| {
+            self.topics.push(publication.topic.clone());
+            self.topics.len() - 1
+        });
+        self.topic_of.push(number);
         self.publications.push(publication);
         id
     }
@@ -222,17 +237,23 @@ impl Oracle {
         client.session += 1;
         client.known = false;
         client.moved = false;
-        for subscription in &mut self.subscriptions {
-            if subscription.actor == actor && subscription.session == session {
-                subscription.closed.get_or_insert(now);
-            }
+        for number in self.present[actor].drain(..) {
+            let subscription = &mut self.subscriptions[number];
+            debug_assert_eq!(subscription.session, session);
+            subscription.closed.get_or_insert(now);
         }
+    }
+
+    /// How often a publication came to a session.
+    fn seen(&self, actor: usize, session: u32, id: usize) -> Seen {
+        self.seen.get(&(actor, session)).and_then(|seen| seen.get(id)).copied().unwrap_or_default()
     }
 
     /// SUBSCRIBE is sent: its number.
     pub(crate) fn on_subscribe(&mut self, actor: usize, asked: Asked, id: Option<u32>) -> usize {
         self.close_filter(actor, &asked.filter);
         let session = self.clients[actor].session;
+        self.present[actor].push(self.subscriptions.len());
         self.subscriptions.push(Subscription {
             actor,
             session,

@@ -50,7 +50,16 @@ impl Oracle {
             && options.qos > QoS::AtMostOnce
             && subscription.granted.is_some_and(since)
             && !(options.no_local && publication.actor == subscription.actor)
-            && subscription.matches(&publication.topic)
+    }
+
+    /// The publications that a subscription must have seen.
+    fn promised_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
+        let wanted: Vec<bool> = self.topics.iter().map(|topic| subscription.matches(topic)).collect();
+        let all = self.publications.iter().enumerate();
+        all.filter(move |(index, publication)| {
+            wanted[self.topic_of[*index]] && self.promised(subscription, publication)
+        })
+        .map(|(index, _)| index)
     }
 
     /// Subscriptions of sessions that live.
@@ -64,9 +73,8 @@ impl Oracle {
     fn judge_missing(&mut self, allowance: Allowance) {
         let mut missing: BTreeMap<(usize, PubId), &Subscription> = BTreeMap::new();
         for subscription in self.living(false) {
-            for (index, publication) in self.publications.iter().enumerate() {
-                let key = (subscription.actor, subscription.session, PubId(index as u64));
-                if !self.seen.contains_key(&key) && self.promised(subscription, publication) {
+            for index in self.promised_to(subscription) {
+                if self.seen(subscription.actor, subscription.session, index).any == 0 {
                     missing.insert((subscription.actor, PubId(index as u64)), subscription);
                 }
             }
@@ -90,9 +98,9 @@ impl Oracle {
     fn judge_groups(&mut self, allowance: Allowance) {
         let mut missing: BTreeMap<(Text, PubId), usize> = BTreeMap::new();
         for subscription in self.living(true) {
-            for (index, publication) in self.publications.iter().enumerate() {
+            for index in self.promised_to(subscription) {
                 let key = (subscription.asked.filter.clone(), PubId(index as u64));
-                if !self.seen_by_group.contains_key(&key) && self.promised(subscription, publication) {
+                if !self.seen_by_group.contains_key(&key) {
                     missing.insert(key, subscription.actor);
                 }
             }

@@ -26,7 +26,7 @@ impl Oracle {
         let session = self.clients[watcher].session;
         let wrong = self.publications.iter().enumerate().find_map(|(index, publication)| {
             let Firings { must, may } = publication.will?;
-            let came = self.seen.get(&(watcher, session, PubId(index as u64))).map_or(0, |seen| seen.live);
+            let came = self.seen(watcher, session, index).live;
             let right = (must..=must + may).contains(&came);
             (!right).then(|| {
                 format!(

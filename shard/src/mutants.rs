@@ -1,0 +1,34 @@
+//! Deliberate faults in the rules of "Publish across shards", for the simulator to find. Compiled only with the feature
+//! `mutants`, which nothing but the simulator's own proof asks for; a normal build has neither the faults nor the switch.
+
+/// One fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// SUBACK leaves before the other shards know the filter.
+    SubackBeforeBarrier,
+    /// PUBACK and PUBREC leave before every interested shard has accepted the message.
+    AckBeforeAcceptance,
+    /// A QoS 1 or 2 delivery to a shard without credit is dropped, as QoS 0 is.
+    FullPeerDropped,
+    /// A session that moves takes messages on its new path from the first moment, not from the mark.
+    MarkIgnored,
+    /// A retained publication is fanned out by its publisher's shard instead of the owner of its topic.
+    RetainedFannedOutByPublisher,
+    /// What a member of a shared group leaves unacknowledged is not given back.
+    GroupMessagesKept,
+    /// A client that comes back is sent everything at once, whatever its Receive Maximum is.
+    QuotaForgotten,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::SubackBeforeBarrier,
+        Self::AckBeforeAcceptance,
+        Self::FullPeerDropped,
+        Self::MarkIgnored,
+        Self::RetainedFannedOutByPublisher,
+        Self::GroupMessagesKept,
+        Self::QuotaForgotten,
+    ];
+}

@@ -1,0 +1,117 @@
+//! A few seeds of every profile, the seeds that once failed, and the promise that a run repeats to the last byte.
+
+use std::time::Instant;
+
+use quelea_sim::{Profile, Report, Story, run};
+
+/// Virtual time counts from here; which moment it is has no influence.
+#[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+fn base() -> Instant {
+    Instant::now()
+}
+
+fn play(profile: Profile, seed: u64) -> Report {
+    match run(base(), profile, seed, Story::Silent) {
+        Ok(report) => report,
+        Err(failure) => panic!(
+            "{} (replay: cargo run -p quelea-sim -- --seed {seed} --profile {})",
+            failure.what,
+            profile.name()
+        ),
+    }
+}
+
+fn play_some(profile: Profile) {
+    for seed in SEEDS {
+        play(profile, seed);
+    }
+}
+
+#[test]
+fn mutual_publishers_with_full_queues_do_not_lock_up() {
+    play_some(Profile::Mutual);
+}
+
+#[test]
+fn rings_of_capacity_one_are_enough() {
+    play_some(Profile::Tiny);
+}
+
+#[test]
+fn sessions_that_move_lose_nothing() {
+    play_some(Profile::Moving);
+}
+
+#[test]
+fn retained_values_never_go_back() {
+    play_some(Profile::Retained);
+}
+
+#[test]
+fn shared_groups_survive_their_members() {
+    play_some(Profile::Groups);
+}
+
+#[test]
+fn offline_sessions_lose_only_what_is_counted() {
+    play_some(Profile::Offline);
+}
+
+#[test]
+fn slow_subscribers_cost_only_what_is_counted() {
+    play_some(Profile::Slow);
+}
+
+#[test]
+fn wills_fire_when_they_must() {
+    play_some(Profile::Wills);
+}
+
+#[test]
+fn all_of_it_together() {
+    play_some(Profile::Mixed);
+}
+
+#[test]
+fn seeds_that_found_a_fault_once() {
+    for (profile, seed) in FOUND {
+        play(profile, seed);
+    }
+}
+
+#[test]
+fn a_seed_repeats_to_the_last_byte_and_another_differs() {
+    for profile in Profile::ALL {
+        let once = play(profile, 7);
+        assert_eq!(once, play(profile, 7), "{}", profile.name());
+        assert_ne!(once.hash, play(profile, 8).hash, "{}", profile.name());
+    }
+}
+
+#[test]
+fn a_run_does_something() {
+    let report = play(Profile::Mixed, 3);
+    for name in ["connects", "publishes_received", "publishes_sent", "envelopes_received"] {
+        let figure = report.counters.iter().find(|(figure, _)| *figure == name);
+        assert!(figure.is_some_and(|(_, value)| *value > 0), "{name}: {figure:?}");
+    }
+}
+
+/// Of every profile: small, so that the test takes seconds. Thousands are played by the command line tool.
+const SEEDS: std::ops::Range<u64> = 1..6;
+
+/// Each of these failed before the broker was mended; what was wrong is in the log of the commits that name them.
+const FOUND: [(Profile, u64); 12] = [
+    (Profile::Moving, 1),
+    (Profile::Mutual, 2),
+    (Profile::Slow, 5),
+    (Profile::Groups, 9),
+    (Profile::Retained, 3),
+    (Profile::Retained, 11),
+    (Profile::Slow, 39),
+    (Profile::Mixed, 22),
+    (Profile::Mixed, 9),
+    (Profile::Mixed, 42),
+    (Profile::Mutual, 152),
+    (Profile::Tiny, 1),
+];
