@@ -43,6 +43,7 @@ pub(crate) fn shard_settings(config: &Config, shards: usize, memory_bytes: u64) 
             config::OnFull::DropNew => OnFull::DropNew,
             config::OnFull::EndSession => OnFull::EndSession,
         },
+        response_root: (!mqtt.response_root.is_empty()).then(|| mqtt.response_root.as_str().into()),
         // Retained messages stay until they are replaced: they may not take what live traffic needs.
         retained_bytes_max: memory_bytes_max / 2,
         memory_bytes_max,

@@ -26,7 +26,7 @@ fn deny() -> toml::Table {
     std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml").parse().expect("TOML")
 }
 
-fn strings<'a>(values: &'a toml::Value) -> BTreeSet<&'a str> {
+fn strings(values: &toml::Value) -> BTreeSet<&str> {
     values.as_array().expect("a list").iter().filter_map(toml::Value::as_str).collect()
 }
 

@@ -4,11 +4,11 @@
 //! |---|---|---|---|
 //! | reply | acceptance of publications, credit given back, interest acknowledged | one envelope per turn, accumulated | nothing |
 //! | control | interest, sessions, groups, cursors | what the protocols may have outstanding | nothing |
-//! | forward | retained publications to the owner of their topic | `forward_window` | deliver |
-//! | deliver | publications to their subscribers, and the marks that cut a moving session's paths | `deliver_window` | sessions, for at most a deadline |
+//! | forward | retained publications to the owner of their topic | `forward_window` | their acceptance by every session, at most a deadline |
+//! | deliver | publications to their subscribers, and the marks that cut a moving session's paths | `deliver_window` | nothing |
 //!
-//! The last column is why nothing can lock up: a lane only ever waits for lanes below it, and the last one for a
-//! deadline. Every inbox is drained whatever its shard is waiting for.
+//! The last column is why nothing can lock up: every inbox is drained whatever its shard is waiting for, and a delivery
+//! that finds a session full gives its credit back and waits with the session, not in the lane.
 
 use std::sync::Arc;
 

@@ -64,6 +64,7 @@ pub(crate) struct Connecting {
     pub(crate) keep_alive_s: u16,
     pub(crate) keep_alive_imposed: bool,
     pub(crate) receive_max: u16,
+    pub(crate) wants_response_topic: bool,
 }
 
 /// How a connection ends.

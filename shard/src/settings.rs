@@ -65,6 +65,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Keep alive imposed on clients that ask for none or for a longer one, in seconds; `None` leaves it to them.
     pub keep_alive_max_s: Option<u16>,
+    /// Root of the response topics told to MQTT 5 clients that ask `[MQTT5 4.10]`: each gets `root/client-id`.
+    pub response_root: Option<Box<str>>,
     /// How long a publisher waits for a full subscriber before the subscriber pays.
     pub full_deadline: Duration,
     /// Who pays when a connected subscriber stays full.
@@ -113,6 +115,7 @@ impl Default for Settings {
             qos_max: QoS::ExactlyOnce,
             connect_timeout: Duration::from_secs(10),
             keep_alive_max_s: None,
+            response_root: None,
             full_deadline: Duration::from_secs(10),
             on_slow: OnSlow::Disconnect,
             on_full: OnFull::DropOldest,

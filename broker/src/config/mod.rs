@@ -155,6 +155,8 @@ pub struct MqttSection {
     pub on_full: OnFull,
     /// Who pays when a connected subscriber has kept its publishers waiting for too long.
     pub on_slow: OnSlow,
+    /// Root of the response topics that MQTT 5 clients are told when they ask: each gets `ROOT/CLIENT-ID`. Empty: none.
+    pub response_root: String,
 }
 
 /// What happens to a message for an offline session whose queue is full.
@@ -270,6 +272,7 @@ impl Default for MqttSection {
             queue_bytes_max: ByteSize(1 << 20),
             on_full: OnFull::DropOldest,
             on_slow: OnSlow::Disconnect,
+            response_root: String::new(),
         }
     }
 }

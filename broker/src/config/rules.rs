@@ -69,6 +69,12 @@ impl Rules {
         );
         self.number("mqtt.queue_messages_max", mqtt.queue_messages_max, 1..=1_000_000);
         self.size("mqtt.queue_bytes_max", mqtt.queue_bytes_max, KIB..=GIB);
+        if mqtt.response_root.len() > 1_024 || mqtt.response_root.contains(['+', '#', '\0']) {
+            self.refuse(
+                "mqtt.response_root",
+                "expected the beginning of a topic: at most 1,024 bytes, no wildcards",
+            );
+        }
     }
 
     /// Nobody is asked for a name or a password yet: whoever opens the broker to a network must say that this is meant.

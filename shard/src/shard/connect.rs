@@ -100,6 +100,7 @@ impl Shard {
             will,
             keep_alive_s,
             keep_alive_imposed: keep_alive_s != connect.keep_alive_s,
+            wants_response_topic: connect.request_response_information.unwrap_or(false),
             receive_max: connect.receive_max.map_or(u16::MAX, core::num::NonZeroU16::get),
         }
     }
@@ -230,7 +231,10 @@ impl Shard {
     fn send_connack(&mut self, key: LinkKey, connecting: &Connecting, session_present: bool) {
         let settings = &self.settings;
         let imposed = connecting.keep_alive_imposed.then_some(connecting.keep_alive_s);
+        let root = settings.response_root.as_deref().filter(|_| connecting.wants_response_topic);
+        let response_topic = root.map(|root| format!("{root}/{}", connecting.client_id));
         let properties = ConnAckProperties {
+            response_information: response_topic.as_deref(),
             session_expiry_s: connecting.expiry_s.filter(|_| connecting.expiry_capped),
             receive_max: core::num::NonZeroU16::new(settings.receive_max),
             maximum_qos: (settings.qos_max < QoS::ExactlyOnce).then_some(settings.qos_max),

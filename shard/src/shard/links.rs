@@ -269,7 +269,14 @@ impl Shard {
             LinkState::AwaitConnect | LinkState::Authenticating(_) | LinkState::Claiming(_) => {
                 self.close_link(now, key, CloseHow::Reset(quic_code(reason)));
             }
-            LinkState::Online(_) => self.disconnect_how(now, key, reason, CloseHow::Reset(quic_code(reason))),
+            LinkState::Online(_) => {
+                // A second CONNECT in a version that we do not speak: DISCONNECT knows no such reason `[MQTT-3.14.2-1]`.
+                let reason = match reason {
+                    ReasonCode::UNSUPPORTED_PROTOCOL_VERSION => ReasonCode::PROTOCOL_ERROR,
+                    reason => reason,
+                };
+                self.disconnect_how(now, key, reason, CloseHow::Reset(quic_code(reason)));
+            }
             LinkState::Closing(_) => {}
         }
     }

@@ -123,6 +123,11 @@ impl Shard {
     fn on_link_deadline(&mut self, now: Instant, key: LinkKey) {
         match self.links[key].state {
             LinkState::Closing(closing) => self.abort_link(now, key, closing.how),
+            // It is we who do not read: the client may be as lively as ever.
+            LinkState::Online(_) if self.links[key].is_held() => {
+                self.links[key].last_packet = now;
+                self.arm_link(key);
+            }
             LinkState::Online(_) => {
                 self.counters.keep_alive_timeouts += 1;
                 self.disconnect(now, key, ReasonCode::KEEP_ALIVE_TIMEOUT);

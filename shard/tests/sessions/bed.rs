@@ -280,6 +280,11 @@ impl Bed {
         lines
     }
 
+    /// The same as it came.
+    pub(crate) fn take_bytes(&mut self, client: Client) -> BytesMut {
+        self.wires.get_mut(&client).expect("an open stream").received.split()
+    }
+
     pub(crate) fn is_closed(&self, client: Client) -> bool {
         self.wires[&client].finished || self.wires[&client].aborted
     }

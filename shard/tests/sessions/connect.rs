@@ -209,3 +209,19 @@ fn what_was_sent_before_the_end_of_the_stream_counts() {
     bed.send_and_end(client, &bytes);
     assert_eq!(bed.take(watcher), ["PUBLISH t q0 'last'"], "and no Will");
 }
+
+#[test]
+fn a_client_that_asks_is_told_its_response_topic() {
+    let settings = quelea_shard::Settings { response_root: Some("answers".into()), ..Default::default() };
+    let mut bed = Bed::with(1, &settings);
+    for (asked, told) in [(Some(true), Some("answers/a")), (Some(false), None), (None, None)] {
+        let client = bed.connect(0, &Connect { request_response_information: asked, ..v5("a") });
+        let said = bed.take_bytes(client);
+        let limits = quelea_mqtt::Limits::default();
+        let packet =
+            quelea_mqtt::decode(&said, Version::V5, quelea_mqtt::Sender::Server, &limits).expect("decodes");
+        let quelea_mqtt::Packet::ConnAck(connack) = packet else { panic!("{packet:?}") };
+        assert_eq!(connack.properties.response_information, told);
+        bed.reset(client);
+    }
+}
