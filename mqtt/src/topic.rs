@@ -317,7 +317,7 @@ const fn zeroes_nul_or_wildcard(word: u64) -> u64 {
     const fn zeroes(x: u64) -> u64 {
         x.wrapping_sub(ONES) & !x & (ONES << 7)
     }
-    zeroes(word) | zeroes((word | ONES * DIFFERENT as u64) ^ (ONES * (b'#' | DIFFERENT) as u64))
+    zeroes(word) | zeroes((word | (ONES * DIFFERENT as u64)) ^ (ONES * (b'#' | DIFFERENT) as u64))
 }
 
 /// What a shared subscription begins with (`[MQTT-4.8.2-1]`).
