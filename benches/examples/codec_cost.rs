@@ -44,37 +44,40 @@ fn usage() -> ExitCode {
     ExitCode::from(2)
 }
 
+/// Takes all packets out of a buffer.
+type Drain = Box<dyn FnMut(&mut BytesMut)>;
+
 /// What takes all packets out of a buffer, as the codec's own connections would.
-fn drain_of(codec: &str, version: Version) -> Option<Box<dyn FnMut(&mut BytesMut)>> {
+fn drain_of(codec: &str, version: Version) -> Option<Drain> {
     let v5 = version == Version::V5;
     Some(match codec {
         "quelea" => Box::new(move |buffer| drain_quelea(version, buffer)),
         "mqttbytes" if v5 => Box::new(|buffer| {
             while !buffer.is_empty() {
-                accepted(mqttbytes::v5::read(buffer, PACKET_BYTES_MAX));
+                accepted(&mqttbytes::v5::read(buffer, PACKET_BYTES_MAX));
             }
         }),
         "mqttbytes" => Box::new(|buffer| {
             while !buffer.is_empty() {
-                accepted(mqttbytes::v4::read(buffer, PACKET_BYTES_MAX));
+                accepted(&mqttbytes::v4::read(buffer, PACKET_BYTES_MAX));
             }
         }),
         "rumqttc" if v5 => Box::new(|buffer| {
             while !buffer.is_empty() {
                 let max = Some(PACKET_BYTES_MAX as u32);
-                accepted(rumqttc::v5::mqttbytes::v5::Packet::read(buffer, max));
+                accepted(&rumqttc::v5::mqttbytes::v5::Packet::read(buffer, max));
             }
         }),
         "rumqttc" => Box::new(|buffer| {
             while !buffer.is_empty() {
-                accepted(rumqttc::mqttbytes::v4::Packet::read(buffer, PACKET_BYTES_MAX));
+                accepted(&rumqttc::mqttbytes::v4::Packet::read(buffer, PACKET_BYTES_MAX));
             }
         }),
         "rmqtt" if v5 => {
             let mut codec = rmqtt_codec::v5::Codec::new(PACKET_BYTES_MAX as u32, 0);
             Box::new(move |buffer| {
                 while !buffer.is_empty() {
-                    accepted(codec.decode(buffer));
+                    accepted(&codec.decode(buffer));
                 }
             })
         }
@@ -82,7 +85,7 @@ fn drain_of(codec: &str, version: Version) -> Option<Box<dyn FnMut(&mut BytesMut
             let mut codec = rmqtt_codec::v3::Codec::new(PACKET_BYTES_MAX as u32);
             Box::new(move |buffer| {
                 while !buffer.is_empty() {
-                    accepted(codec.decode(buffer));
+                    accepted(&codec.decode(buffer));
                 }
             })
         }
@@ -93,8 +96,8 @@ fn drain_of(codec: &str, version: Version) -> Option<Box<dyn FnMut(&mut BytesMut
 
 /// What is decoded is looked at where it lies: moving it out of its `Result` is no part of decoding.
 #[inline(always)]
-fn accepted<T, E>(result: Result<T, E>) {
-    assert!(black_box(&result).is_ok());
+fn accepted<T, E>(result: &Result<T, E>) {
+    assert!(black_box(result).is_ok());
 }
 
 fn drain_quelea(version: Version, buffer: &mut BytesMut) {
@@ -102,7 +105,7 @@ fn drain_quelea(version: Version, buffer: &mut BytesMut) {
     let mut rest = &buffer[..];
     while let Some(frame) = peek_frame(rest, Sender::Client, &limits).expect("legal") {
         let (packet, after) = rest.split_at(frame.packet_bytes);
-        accepted(decode(packet, version, Sender::Client, &limits));
+        accepted(&decode(packet, version, Sender::Client, &limits));
         rest = after;
     }
     buffer.clear();
