@@ -155,7 +155,7 @@ fn bench_match(c: &mut Criterion<ThreadTime>) {
                 |topic| {
                     trie.for_each_match(topic, |key, _| {
                         black_box(key);
-                    })
+                    });
                 },
                 BATCH,
             );
@@ -364,7 +364,8 @@ fn two_cores(
     })
 }
 
-/// Many short rounds: the fastest is one that nobody disturbed, the median says how often that was.
+/// Many short rounds: the fastest is one that nobody disturbed, the median says how often that was. On a machine
+/// with other load neither is of use: two threads that never run at the same time do not contend.
 fn print_two_cores(name: &str, mut round: impl FnMut() -> Cost) {
     let mut costs: Vec<Cost> = (0..ROUNDS).map(|_| round()).collect();
     costs.sort_by(|a, b| a.wall.total_cmp(&b.wall));
@@ -437,6 +438,9 @@ fn bench_envelope(c: &mut Criterion<ThreadTime>) {
     group.finish();
 }
 
+/// One group of measurements.
+type Part = fn(&mut Criterion<ThreadTime>);
+
 fn main() {
     let mut arguments = std::env::args().skip(1);
     if let (Some(RSS_OF), Some(name)) = (arguments.next().as_deref(), arguments.next()) {
@@ -449,7 +453,7 @@ fn main() {
         .sample_size(30)
         .measurement_time(Duration::from_secs(3))
         .configure_from_args();
-    let parts: [(&str, fn(&mut Criterion<ThreadTime>)); 6] = [
+    let parts: [(&str, Part); 6] = [
         ("match", bench_match),
         ("interest", bench_interest),
         ("churn", bench_churn),

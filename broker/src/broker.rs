@@ -121,6 +121,7 @@ impl Broker {
         let (quic, tcp) = (bound.quic.clone(), bound.tcp.clone());
         let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, board };
         let threads = plan.start_threads(bound, certificate.as_ref())?;
+        shown.board.set_publisher(threads.publisher());
         Ok(RunningBroker { threads, admin, shown, quic, tcp, certificate, state, config, shards })
     }
 
@@ -198,7 +199,6 @@ impl RunningBroker {
     /// What `/metrics` shows, with counters of this moment.
     #[must_use]
     pub fn metrics(&self) -> String {
-        self.threads.publish();
         self.shown.text()
     }
 

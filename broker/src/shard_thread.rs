@@ -41,9 +41,15 @@ pub(crate) struct ShardThreads {
 }
 
 struct ShardHandle {
+    line: Line,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// The way to tell a shard something, from any thread.
+#[derive(Clone)]
+struct Line {
     orders: Sender<ShardOrder>,
     bell: Doorbell,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// Orders that may wait for one shard; it takes them at every wake.
@@ -52,7 +58,10 @@ const ORDERS_MAX: usize = 16;
 /// A shard looks at its orders within a turn. One that does not for so long is stuck, and the health check says so.
 const ORDER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time between two publications of the counters.
+/// A reader of the counters waits so long for those of this moment: hundreds of turns of a busy shard.
+const PUBLISH_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Time between two publications of the counters that nobody asks for: they are the shard's heartbeat.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The channel by which a shard gets its orders.
@@ -74,15 +83,19 @@ impl ShardThreads {
             ShardThread::new(parts).run();
         };
         let thread = std::thread::Builder::new().name(format!("quelea-{index}")).spawn(run)?;
-        self.handles.push(ShardHandle { orders, bell, thread: Some(thread) });
+        self.handles.push(ShardHandle { line: Line { orders, bell }, thread: Some(thread) });
         Ok(())
     }
 
-    /// Has every shard publish its counters, and waits until they have.
-    pub(crate) fn publish(&self) {
-        let (done, all) = bounded(self.handles.len());
-        let told = self.tell(|| ShardOrder::Publish(done.clone()));
-        wait_for(&all, told, Instant::now() + ORDER_TIMEOUT);
+    /// What has every shard publish its counters, and waits until they have. A shard that is stuck, or has more orders
+    /// waiting than it takes, keeps nobody: what it has published last stays.
+    pub(crate) fn publisher(&self) -> impl Fn() + Send + Sync + use<> {
+        let lines: Vec<Line> = self.handles.iter().map(|handle| handle.line.clone()).collect();
+        move || {
+            let (done, all) = bounded(lines.len());
+            let told = lines.iter().filter(|line| line.try_tell(ShardOrder::Publish(done.clone()))).count();
+            wait_for(&all, told, Instant::now() + PUBLISH_TIMEOUT);
+        }
     }
 
     /// Sends the clients away and waits until they have gone, or the deadline has passed and they are cut off.
@@ -94,15 +107,21 @@ impl ShardThreads {
 
     /// Tells every shard; returns how many could be told.
     fn tell(&self, order: impl Fn() -> ShardOrder) -> usize {
-        let told = self.handles.iter().filter(|handle| handle.tell(order()));
+        let told = self.handles.iter().filter(|handle| handle.line.tell(order()));
         told.count()
     }
 }
 
-impl ShardHandle {
-    /// The order first, the bell second: who hears the bell finds the order.
+/// The order first, the bell second: who hears the bell finds the order.
+impl Line {
     fn tell(&self, order: ShardOrder) -> bool {
         let sent = self.orders.send_timeout(order, ORDER_TIMEOUT).is_ok();
+        self.bell.ring();
+        sent
+    }
+
+    fn try_tell(&self, order: ShardOrder) -> bool {
+        let sent = self.orders.try_send(order).is_ok();
         self.bell.ring();
         sent
     }

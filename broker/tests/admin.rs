@@ -101,3 +101,16 @@ fn a_dropped_door_is_shut() {
     drop(admin);
     assert!(TcpStream::connect(address).is_err());
 }
+
+#[test]
+fn a_scrape_asks_for_values_of_its_moment() {
+    let (admin, board) = start(1);
+    let shard = Arc::downgrade(&board);
+    board.set_publisher(move || {
+        if let Some(board) = shard.upgrade() {
+            board.publish(0, Instant::now(), &[42, 0, 0]);
+        }
+    });
+    let (_, body) = get(&admin, "/metrics");
+    assert!(body.contains("quelea_connections{shard=\"0\"} 42\n"), "{body}");
+}

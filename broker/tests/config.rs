@@ -302,7 +302,7 @@ fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
     let name = given.path().display();
     assert!(printed.contains(&format!("listen = [\"127.0.0.1:1\", \"[::1]:1\"]  # {name}:2\n")), "{printed}");
     assert!(printed.contains("shards = 2  # environment variable QUELEA_BROKER__SHARDS\n"), "{printed}");
-    assert!(printed.contains("packet_max = \"1MiB\"\n"), "{printed}");
+    assert!(printed.contains("packet_max = \"1088KiB\"\n"), "{printed}");
     assert!(printed.contains("# certificate is unset"), "{printed}");
     let read_back = file(&printed);
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);

@@ -309,13 +309,15 @@ fn has_nul_or_wildcard(bytes: &[u8]) -> bool {
 /// Non-zero if one of the eight bytes is 0, `+` or `#`.
 ///
 /// `(x - 0x01…) & !x & 0x80…` marks the zero bytes of `x`; a borrow may mark a byte above a zero byte as well, which
-/// does not change whether there is one.
+/// does not change whether there is one. `+` and `#` differ in one bit, so that one search finds both.
 const fn zeroes_nul_or_wildcard(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
+    const DIFFERENT: u8 = b'+' ^ b'#';
+    const _: () = assert!(DIFFERENT.is_power_of_two());
     const fn zeroes(x: u64) -> u64 {
         x.wrapping_sub(ONES) & !x & (ONES << 7)
     }
-    zeroes(word) | zeroes(word ^ (ONES * b'+' as u64)) | zeroes(word ^ (ONES * b'#' as u64))
+    zeroes(word) | zeroes((word | (ONES * DIFFERENT as u64)) ^ (ONES * (b'#' | DIFFERENT) as u64))
 }
 
 /// What a shared subscription begins with (`[MQTT-4.8.2-1]`).

@@ -39,5 +39,16 @@ impl KeyedHash {
     }
 }
 
-/// Any odd constant with about as many ones as zeros.
+/// Folds the hash of one more part into that of what stands before it; the order of parts counts.
+#[inline]
+pub(crate) fn fold(before: u64, part: u64) -> u64 {
+    let product = u128::from(before ^ part ^ FOLD_OFFSET) * u128::from(FOLD_FACTOR);
+    (product >> 64) as u64 ^ product as u64
+}
+
+/// Keeps two zeros from folding to zero.
+const FOLD_OFFSET: u64 = 0x2545_f491_4f6c_dd1d;
+/// Any odd number with about as many ones as zeros.
+const FOLD_FACTOR: u64 = 0xd6e8_feb8_6659_fd93;
+/// As above, another one.
 const SEED_SPLIT: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -4,10 +4,10 @@
 //! subscriber and takes the announcement back with its last. A PUBLISH is matched here once and goes to each
 //! shard of the result in one envelope, however many subscribers wait there.
 //!
-//! An exact filter is kept as a 64-bit keyed fingerprint without its text: 12 bytes. Two filters with one
-//! fingerprint can at worst cause an envelope that its receiver finds no subscriber for; so that one of them
-//! can go without taking the other's interest with it, a shard's second announcement of a fingerprint is
-//! counted. Wildcard filters stand in a trie with their text.
+//! No text is kept: an exact filter is a 64-bit keyed fingerprint (12 bytes with its shards), a wildcard filter
+//! a path of fingerprints in a trie. Two filters with one fingerprint can at worst cause an envelope that its
+//! receiver finds no subscriber for; so that one of them can go without taking the other's interest with it, a
+//! shard's second announcement of a fingerprint is counted.
 //!
 //! A million filters on sixteen shards are fifteen million entries, so one is kept small: its shards are a
 //! single number, a shard's own or, when several shards share the filter, that of a set kept aside.
@@ -16,9 +16,9 @@ use hashbrown::HashTable;
 use quelea_mqtt::{TopicFilter, TopicName};
 
 use crate::hash::KeyedHash;
+use crate::paths::Paths;
 use crate::shards::{SHARDS_MAX, ShardId, ShardSet};
 use crate::slab::Slab;
-use crate::trie::Trie;
 
 /// The interest of the other shards.
 pub struct Interest {
@@ -26,7 +26,7 @@ pub struct Interest {
     exact: HashTable<Exact>,
     /// Second and further announcements of a fingerprint by one shard: true collisions, so nearly always empty.
     again: HashTable<Again>,
-    wildcard: Trie,
+    wildcard: Paths,
     sets: Sets,
 }
 
@@ -57,41 +57,39 @@ impl Interest {
             hash: KeyedHash::new(seed),
             exact: HashTable::new(),
             again: HashTable::new(),
-            wildcard: Trie::new(seed),
+            wildcard: Paths::new(seed),
             sets: Sets(Slab::new()),
         }
     }
 
     /// `shard` announces `filter`. It must have taken back an earlier announcement of the same filter.
     pub fn add(&mut self, shard: ShardId, filter: TopicFilter<'_>) {
-        if filter.has_wildcard() {
-            let shards = match self.wildcard.get(filter.as_str()) {
-                Some(shards) => self.sets.with(Shards(shards), shard),
-                None => Shards::one(shard),
-            };
-            self.wildcard.set(filter.as_str(), shards.0);
-            return;
-        }
-        let fingerprint = self.hash.text(filter.as_str().as_bytes());
-        let Some(exact) = self.exact.find_mut(fingerprint, |exact| exact.fingerprint() == fingerprint) else {
-            let exact = Exact::new(fingerprint, Shards::one(shard));
-            self.exact.insert_unique(fingerprint, exact, Exact::fingerprint);
-            return;
+        let fingerprint = self.fingerprint(filter);
+        let Some(shards) = self.get(filter, fingerprint) else {
+            return self.set(filter, fingerprint, Shards::one(shard));
         };
-        if self.sets.get(exact.shards).contains(shard) {
-            self.count_again(shard, fingerprint);
-        } else {
-            exact.shards = self.sets.with(exact.shards, shard);
+        if self.sets.get(shards).contains(shard) {
+            return self.count_again(shard, fingerprint);
         }
+        let shards = self.sets.with(shards, shard);
+        self.set(filter, fingerprint, shards);
     }
 
     /// `shard` takes back its announcement of `filter`; whether there was one.
     pub fn remove(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
-        if filter.has_wildcard() {
-            self.remove_wildcard(shard, filter)
-        } else {
-            self.remove_exact(shard, filter)
+        let fingerprint = self.fingerprint(filter);
+        if self.forget_again(shard, fingerprint) {
+            return true;
         }
+        let shards = self.get(filter, fingerprint);
+        let Some(shards) = shards.filter(|shards| self.sets.get(*shards).contains(shard)) else {
+            return false;
+        };
+        match self.sets.without(shards, shard) {
+            Some(shards) => self.set(filter, fingerprint, shards),
+            None => self.forget(filter, fingerprint),
+        }
+        true
     }
 
     /// The shards that announced a filter which matches `topic`; with a fingerprint's collision, seldom enough,
@@ -109,24 +107,6 @@ impl Interest {
         shards
     }
 
-    /// Forgets everything that `shard` announced. Looks at every filter.
-    pub fn remove_shard(&mut self, shard: ShardId) {
-        self.again.retain(|again| again.shard != shard);
-        let sets = &mut self.sets;
-        self.exact.retain(|exact| match sets.without(exact.shards, shard) {
-            Some(shards) => {
-                exact.shards = shards;
-                true
-            }
-            None => false,
-        });
-        self.exact.shrink_to_fit(Exact::fingerprint);
-        self.wildcard.retain(|shards| {
-            let left = sets.without(Shards(*shards), shard);
-            left.map(|left| *shards = left.0).is_some()
-        });
-    }
-
     /// Filters that someone announced, fingerprints that are equal counted once.
     pub fn len_filters(&self) -> usize {
         self.exact.len() + self.wildcard.len()
@@ -140,6 +120,51 @@ impl Interest {
             + self.sets.0.bytes()
     }
 
+    fn fingerprint(&self, filter: TopicFilter<'_>) -> u64 {
+        if filter.has_wildcard() {
+            self.wildcard.fingerprint(filter.as_str())
+        } else {
+            self.hash.text(filter.as_str().as_bytes())
+        }
+    }
+
+    fn get(&self, filter: TopicFilter<'_>, fingerprint: u64) -> Option<Shards> {
+        if filter.has_wildcard() {
+            return self.wildcard.get(filter.as_str()).map(Shards);
+        }
+        let exact = self.exact.find(fingerprint, |exact| exact.fingerprint() == fingerprint);
+        exact.map(|exact| exact.shards)
+    }
+
+    fn set(&mut self, filter: TopicFilter<'_>, fingerprint: u64, shards: Shards) {
+        if filter.has_wildcard() {
+            return self.wildcard.set(filter.as_str(), shards.0);
+        }
+        match self.exact.find_mut(fingerprint, |exact| exact.fingerprint() == fingerprint) {
+            Some(exact) => exact.shards = shards,
+            None => {
+                let exact = Exact::new(fingerprint, shards);
+                self.exact.insert_unique(fingerprint, exact, Exact::fingerprint);
+            }
+        }
+    }
+
+    /// Nobody wants `filter` any more.
+    fn forget(&mut self, filter: TopicFilter<'_>, fingerprint: u64) {
+        if filter.has_wildcard() {
+            self.wildcard.remove(filter.as_str());
+            return;
+        }
+        let found = self.exact.find_entry(fingerprint, |exact| exact.fingerprint() == fingerprint);
+        let Ok(entry) = found else { unreachable!("it was there to lose its last shard") };
+        entry.remove();
+        if self.exact.is_empty() {
+            self.exact = HashTable::new();
+        } else if self.exact.capacity() > SHRINK_ABOVE && self.exact.len() * 8 < self.exact.capacity() {
+            self.exact.shrink_to(self.exact.len() * 2, Exact::fingerprint);
+        }
+    }
+
     fn count_again(&mut self, shard: ShardId, fingerprint: u64) {
         let found = self.again.find_mut(fingerprint, |again| again.is(shard, fingerprint));
         if let Some(again) = found {
@@ -150,55 +175,18 @@ impl Interest {
         self.again.insert_unique(fingerprint, again, |again| again.fingerprint);
     }
 
-    fn remove_exact(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
-        let fingerprint = self.hash.text(filter.as_str().as_bytes());
-        if let Ok(mut entry) = self.again.find_entry(fingerprint, |again| again.is(shard, fingerprint)) {
-            entry.get_mut().count -= 1;
-            if entry.get().count == 0 {
-                entry.remove();
-                self.shrink();
-            }
-            return true;
-        }
-        let found = self.exact.find_entry(fingerprint, |exact| exact.fingerprint() == fingerprint);
+    /// Takes back a second or further announcement, if there is one.
+    fn forget_again(&mut self, shard: ShardId, fingerprint: u64) -> bool {
+        let found = self.again.find_entry(fingerprint, |again| again.is(shard, fingerprint));
         let Ok(mut entry) = found else { return false };
-        if !self.sets.get(entry.get().shards).contains(shard) {
-            return false;
-        }
-        match self.sets.without(entry.get().shards, shard) {
-            Some(shards) => entry.get_mut().shards = shards,
-            None => {
-                entry.remove();
-                self.shrink();
+        entry.get_mut().count -= 1;
+        if entry.get().count == 0 {
+            entry.remove();
+            if self.again.is_empty() {
+                self.again = HashTable::new();
             }
         }
         true
-    }
-
-    fn remove_wildcard(&mut self, shard: ShardId, filter: TopicFilter<'_>) -> bool {
-        let Some(shards) = self.wildcard.get(filter.as_str()).map(Shards) else { return false };
-        if !self.sets.get(shards).contains(shard) {
-            return false;
-        }
-        match self.sets.without(shards, shard) {
-            Some(shards) => self.wildcard.set(filter.as_str(), shards.0),
-            None => {
-                self.wildcard.remove(filter.as_str());
-            }
-        }
-        true
-    }
-
-    /// Gives back what the tables no longer need, after a removal.
-    fn shrink(&mut self) {
-        if self.again.is_empty() {
-            self.again = HashTable::new();
-        }
-        if self.exact.is_empty() {
-            self.exact = HashTable::new();
-        } else if self.exact.capacity() > SHRINK_ABOVE && self.exact.len() * 8 < self.exact.capacity() {
-            self.exact.shrink_to(self.exact.len() * 2, Exact::fingerprint);
-        }
     }
 }
 

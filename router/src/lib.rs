@@ -29,6 +29,7 @@
 mod entries;
 mod hash;
 mod id_table;
+mod paths;
 mod slab;
 mod trie;
 

@@ -52,12 +52,6 @@ impl<T> Slab<T> {
         self.chunks.get(id as usize / CHUNK)?.get(id as usize % CHUNK)?.as_ref()
     }
 
-    /// Live values with their handles, by handle.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        let slots = self.chunks.iter().flatten().zip(0u32..);
-        slots.filter_map(|(slot, id)| slot.as_ref().map(|value| (id, value)))
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.live
     }
@@ -167,7 +161,9 @@ mod tests {
                     prop_assert_eq!(Some(slab.remove(id)), model.remove(&id));
                 }
                 prop_assert_eq!(slab.len(), model.len());
-                prop_assert!(slab.iter().eq(model.iter().map(|(id, value)| (*id, value))));
+                for id in 0..slab.end() as u32 + 1 {
+                    prop_assert_eq!(slab.get(id), model.get(&id));
+                }
                 let end = model.keys().next_back().map_or(0, |id| *id as usize + 1);
                 prop_assert_eq!(slab.end(), end);
             }

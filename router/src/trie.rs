@@ -18,7 +18,7 @@
 
 use smallvec::SmallVec;
 
-use crate::hash::KeyedHash;
+use crate::hash::{KeyedHash, fold};
 use crate::id_table::IdTable;
 use crate::slab::Slab;
 
@@ -144,29 +144,6 @@ impl Trie {
             }
             next = self.child(node, id, level).map(|child| (child, begin_next));
         }
-    }
-
-    /// Calls `f` with each filter's value, to change it, and keeps the filter if `f` says so. Visits all.
-    pub(crate) fn retain(&mut self, mut f: impl FnMut(&mut u32) -> bool) {
-        let ids: Vec<u32> = self.nodes.iter().map(|(id, _)| id).collect();
-        for id in ids {
-            for place in [Place::Here, Place::Rest] {
-                // A pruned node is gone; pruning goes upwards only from nodes that hold nothing.
-                if self.nodes.get(id).is_none() {
-                    continue;
-                }
-                let value = self.nodes[id].value_mut(place);
-                if *value == NONE || f(value) {
-                    continue;
-                }
-                *value = NONE;
-                self.forget_filter(id);
-            }
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.filters
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -362,16 +339,14 @@ impl Label {
 
 /// The first level of what is left of a topic.
 #[inline]
-fn level_of(left: &[u8]) -> &[u8] {
+pub(crate) fn level_of(left: &[u8]) -> &[u8] {
     &left[..left.iter().position(|byte| *byte == b'/').unwrap_or(left.len())]
 }
 
 /// The hash of the edge from `parent` to the level whose hash is `label_hash`.
 #[inline]
 fn edge_hash(parent: u32, label_hash: u32) -> u64 {
-    let pair = u64::from(parent) << 32 | u64::from(label_hash);
-    let product = u128::from(pair ^ 0x2545_f491_4f6c_dd1d) * 0xd6e8_feb8_6659_fd93;
-    (product >> 64) as u64 ^ product as u64
+    fold(u64::from(parent) << 32, u64::from(label_hash))
 }
 
 const ROOT: u32 = 0;
@@ -382,6 +357,6 @@ const LISTED_MAX: usize = 4;
 /// What fits beside the tag in 24 bytes.
 const LABEL_INLINE: usize = 22;
 /// Topics of more levels are matched all the same, with an allocation.
-const LEVELS_INLINE: usize = 128;
+pub(crate) const LEVELS_INLINE: usize = 128;
 
 const _: () = assert!(size_of::<Node>() == 56 && size_of::<Option<Node>>() == 56);

@@ -262,6 +262,8 @@ pub(crate) struct Link {
     /// Bytes of a packet that is not complete, and everything behind it while packets are held.
     pub(crate) input: BytesMut,
     pub(crate) reading_paused: bool,
+    /// The client has ended its side, and packets in front of that are still held.
+    pub(crate) input_ended: bool,
     pub(crate) output: Output,
     pub(crate) dirty: bool,
     /// What the client may do.
@@ -286,12 +288,20 @@ pub(crate) struct Link {
     pub(crate) deferred: VecDeque<Deferred>,
     /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
     pub(crate) barriers: usize,
+    /// How many of them before later packets are held.
+    pub(crate) barriers_max: usize,
     /// Those of them that wait for the owners of shared groups.
     pub(crate) joining: Vec<crate::shard::PendingAnswer>,
 }
 
 impl Link {
-    pub(crate) fn new(now: Instant, carrier: Carrier, peer: SocketAddr, aliases: AliasesOut) -> Self {
+    pub(crate) fn new(
+        now: Instant,
+        carrier: Carrier,
+        peer: SocketAddr,
+        aliases: AliasesOut,
+        barriers_max: usize,
+    ) -> Self {
         Self {
             carrier,
             peer,
@@ -304,6 +314,7 @@ impl Link {
             armed: None,
             input: BytesMut::new(),
             reading_paused: false,
+            input_ended: false,
             output: Output::default(),
             dirty: false,
             permissions: Permissions::Ask,
@@ -320,16 +331,27 @@ impl Link {
             on_road: 0,
             deferred: VecDeque::new(),
             barriers: 0,
+            barriers_max,
             joining: Vec::new(),
         }
     }
 
     /// Whether received packets are kept back until an answer of another shard or of a side thread is in, or until fewer
-    /// publications wait for their acceptance.
+    /// publications wait for their acceptance, fewer subscriptions for the other shards, or for the other road.
+    ///
+    /// The last only while nothing of QoS 1 or 2 is open: then nothing that this connection waits for can wait for a
+    /// full session, and an acknowledgement that lies behind cannot be what a full session waits for.
     pub(crate) fn is_held(&self) -> bool {
         self.asked.is_some()
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
+            || self.barriers >= self.barriers_max
+            || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
+    }
+
+    /// Whether publications wait for the other road, all of QoS 0: what ends the connection in order waits behind them.
+    pub(crate) fn is_crossing(&self) -> bool {
+        !self.deferred.is_empty() && self.acks.len() == 0
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -408,6 +430,10 @@ pub(crate) const OUTPUT_HIGH_BYTES: usize = 64 * 1024;
 
 /// Above this many unsent bytes (answers to what the client itself sends), reading from it pauses.
 pub(crate) const OUTPUT_PAUSE_BYTES: usize = 256 * 1024;
+
+/// Publications of QoS 0 that wait for the other road: from here on the publisher is held back instead of losing some.
+/// A crossing costs one round between two shards, however many wait behind it.
+const DEFERRED_HOLD: usize = 64;
 
 /// Packets held while a CONNECT is being answered: beyond this, reading pauses.
 pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024;

@@ -39,7 +39,8 @@ pub struct Settings {
     pub sessions_max: usize,
     /// Subscriptions of one session.
     pub subscriptions_max: usize,
-    /// SUBSCRIBE and UNSUBSCRIBE packets of one connection whose answer is still on its way through the other shards.
+    /// SUBSCRIBE and UNSUBSCRIBE packets of one connection whose answer is still on its way through the other
+    /// shards; beyond it, its later packets wait.
     pub barriers_max: usize,
     /// Messages that may wait in one session.
     pub queue_messages_max: usize,

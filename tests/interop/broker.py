@@ -164,8 +164,6 @@ def config(directory: Path, settings: dict[str, dict[str, object]] | None = None
         "quic": {"listen": ["127.0.0.1:0"]},
         "tcp": {"listen": ["127.0.0.1:0"]},
         "admin": {"listen": ["127.0.0.1:0"]},
-        # A payload of 1 MiB makes a packet that is a little larger than the default allows.
-        "mqtt": {"packet_max": "2MiB", "queue_bytes_max": "4MiB"},
     }
     for name, keys in (settings or {}).items():
         sections.setdefault(name, {}).update(keys)

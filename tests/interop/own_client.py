@@ -48,13 +48,16 @@ class TcpStream:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._may_read = threading.Event()
         self._may_read.set()
+        # A large packet leaves in pieces; an acknowledgement by the reading thread may not land between them.
+        self._sending = threading.Lock()
         self._thread = threading.Thread(target=self._read, daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
+        with self._sending:
+            self._socket.sendall(data)
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):
@@ -87,6 +90,8 @@ class TcpStream:
                 self.on_bytes(data)
         except OSError:
             pass
+        # As every client does: whoever has read the end ends its own side, or the broker waits for it.
+        self.finish()
         self.on_end()
 
 

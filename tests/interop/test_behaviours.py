@@ -113,13 +113,14 @@ def test_unsubscribe_ends_delivery(new_client: NewClient, topic: str, kind: str)
 def test_retained_message_is_set_replaced_and_cleared(new_client: NewClient, topic: str, kind: str) -> None:
     publisher = new_client(kind)
     publisher.connect()
+    publisher.publish(f"{topic}-end", b"end", qos=1, retain=True)
 
     def newcomer_hears() -> list[tuple[bytes, bool]]:
-        """What a new subscriber is given, up to a message that is not retained."""
+        """What a new subscriber is given: all that comes before what a second SUBSCRIBE brings."""
         newcomer = new_client(kind)
         newcomer.connect()
         newcomer.subscribe(f"{topic}/#", 1)
-        publisher.publish(f"{topic}/end", b"end", qos=1)
+        newcomer.subscribe(f"{topic}-end", 1)
         heard = []
         while (message := newcomer.message()).payload != b"end":
             heard.append((message.payload, message.retain))
@@ -134,6 +135,7 @@ def test_retained_message_is_set_replaced_and_cleared(new_client: NewClient, top
     assert newcomer_hears() == [(b"second", True)]
     publisher.publish(topic, b"", qos=1, retain=True)
     assert newcomer_hears() == []
+    publisher.publish(f"{topic}-end", b"", qos=1, retain=True)
 
 
 @each_kind

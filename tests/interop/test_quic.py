@@ -9,13 +9,14 @@ from __future__ import annotations
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import wire
 from broker import Quelea
 from client import PATIENCE_S, Client, wait_until
-from conftest import QUIC_KINDS, NewClient
+from conftest import QUIC_KINDS, NewClient, running
 from metrics import DATAGRAMS_FORWARDED
 from mqtt_quic import (
     MQTT_REASON_BASE,
@@ -179,13 +180,13 @@ def test_session_survives_the_end_of_its_connection(new_client: NewClient, topic
     assert awake.message().payload == b"x"
 
 
-@each_kind
-def test_connection_without_a_connect_is_closed_in_time(broker: Quelea, kind: str) -> None:
-    link = QuicLink(broker.quic)
-    link.wait_for_handshake()
-    started = time.monotonic()
-    link.closed(30)
-    assert time.monotonic() - started < 15, "the connect timeout is 10 s"
+def test_connection_without_a_connect_is_closed_in_time(tmp_path: Path) -> None:
+    with running(tmp_path, {"mqtt": {"connect_timeout": "2s"}}) as broker:
+        link = QuicLink(broker.quic)
+        link.wait_for_handshake()
+        started = time.monotonic()
+        link.closed(30)
+        assert time.monotonic() - started < 5
 
 
 # --- Wrong packets ---------------------------------------------------------------------------------------------------------------
@@ -342,8 +343,9 @@ def connect_times_s(broker: Quelea, count: int, label: str) -> list[float]:
 
 
 def is_not_delayed(before: list[float], during: list[float]) -> bool:
-    # One connect takes some milliseconds; a listener that waits for somebody else stands still for seconds.
-    return max(during) < 10 * statistics.median(before) + 0.5
+    # One connect takes some milliseconds; a listener that waits for somebody else stands still for seconds. The crowd runs
+    # in this process too, so a single connect may lose time on our own side.
+    return statistics.median(during) < 10 * statistics.median(before) + 0.1 and max(during) < 2
 
 
 def test_silent_clients_delay_nobody(broker: Quelea) -> None:

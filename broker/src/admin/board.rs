@@ -3,6 +3,8 @@
 //! Each shard has a row of its own, in its own allocation, and is its only writer; readers see every value whole, though
 //! not all values of one moment. Relaxed stores suffice: no value of the board guards another.
 
+use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,13 +43,17 @@ pub enum Phase {
 }
 
 /// The values of all shards.
-#[derive(Debug)]
 pub struct Board {
     descriptors: Box<[Descriptor]>,
     rows: Box<[Row]>,
     phase: AtomicU8,
     since: Instant,
+    /// Has the shards publish; set once they run.
+    publisher: OnceLock<Publisher>,
 }
+
+/// Has all shards publish now, and returns when they have, or after a time that a reader can spare.
+type Publisher = Box<dyn Fn() + Send + Sync>;
 
 #[derive(Debug)]
 struct Row {
@@ -70,7 +76,22 @@ impl Board {
         };
         let phase = AtomicU8::new(Phase::Serving as u8);
         let rows = (0..shards).map(row).collect();
-        Self { descriptors, rows, phase, since: now }
+        Self { descriptors, rows, phase, since: now, publisher: OnceLock::new() }
+    }
+
+    /// From now on, [`Board::refresh`] calls this: it has all shards publish, and waits for them, but not for long.
+    ///
+    /// # Panics
+    /// It has been set before.
+    pub fn set_publisher(&self, publisher: impl Fn() + Send + Sync + 'static) {
+        assert!(self.publisher.set(Box::new(publisher)).is_ok(), "a board has one publisher");
+    }
+
+    /// Brings the values up to this moment, as far as the shards answer. Blocks for a fraction of a second at most.
+    pub fn refresh(&self) {
+        if let Some(publisher) = self.publisher.get() {
+            publisher();
+        }
     }
 
     /// Stores a shard's values, in the order of the descriptors, and its heartbeat.
@@ -118,6 +139,14 @@ impl Board {
     /// Values of one column, shard by shard.
     pub(super) fn values(&self, column: usize) -> impl Iterator<Item = u64> {
         self.rows.iter().map(move |row| row.values[column].load(Ordering::Relaxed))
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Board");
+        shown.field("shards", &self.rows.len()).field("columns", &self.descriptors.len());
+        shown.finish_non_exhaustive()
     }
 }
 

@@ -6,7 +6,8 @@
 //!   process ─────────► Node  ───┘
 //! ```
 //!
-//! A shard stores its counters into the [`Board`] now and then; a scrape reads them. Connections are limited in number and
+//! A shard stores its counters into the [`Board`] now and then, and whenever a scrape asks for it: what is shown is of
+//! this moment, unless a shard is stuck; then its last values are shown. Connections are limited in number and
 //! in life, and each serves one request: neither a forgotten nor a hostile client can hold the door.
 
 mod board;
@@ -71,9 +72,10 @@ impl fmt::Display for AdminError {
 impl std::error::Error for AdminError {}
 
 impl Shown {
-    /// All metrics as OpenMetrics text.
+    /// All metrics of this moment as OpenMetrics text. Blocks for a fraction of a second at most.
     #[must_use]
     pub fn text(self: &Arc<Self>) -> String {
+        self.board.refresh();
         metrics::encode(self).expect("a string takes everything")
     }
 }
@@ -156,7 +158,12 @@ fn app(shown: Arc<Shown>) -> Router {
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> impl IntoResponse {
-    answer(StatusCode::OK, metrics::CONTENT_TYPE, shown.text())
+    // On a thread of its own: the health check is answered while a scrape waits for a stuck shard. There are never more
+    // than there may be connections.
+    match tokio::task::spawn_blocking(move || shown.text()).await {
+        Ok(text) => answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
+        Err(why) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{why}\n")),
+    }
 }
 
 async fn healthz(State(shown): State<Arc<Shown>>) -> impl IntoResponse {

@@ -128,7 +128,8 @@ pub struct TlsSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MqttSection {
-    /// Largest packet taken from a client; told in CONNACK `[MQTT-3.2.2-15]`.
+    /// Largest packet taken from a client; told in CONNACK `[MQTT-3.2.2-15]`. By default a payload of 1 MiB and 64 KiB
+    /// for all in front of it: packet head, topic, properties.
     pub packet_max: ByteSize,
     /// QoS 1 and 2 publications that a client may have in flight towards the broker.
     #[serde(deserialize_with = "units::count")]
@@ -259,7 +260,7 @@ impl Default for AdminSection {
 impl Default for MqttSection {
     fn default() -> Self {
         Self {
-            packet_max: ByteSize(1 << 20),
+            packet_max: ByteSize((1 << 20) + (64 << 10)),
             receive_maximum: 32,
             topic_alias_maximum: 16,
             topic_levels_max: 128,

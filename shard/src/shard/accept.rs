@@ -114,7 +114,11 @@ impl Shard {
         match delivery {
             Deliver::Publish { ticket, message } => match self.accept(now, from, &message) {
                 Acceptance::Settled(reason) => self.reply_delivered(from, Some(Accepted { ticket, reason })),
-                Acceptance::Waiting(hold) => self.hold_for(hold, Then::Peer { from, ticket }),
+                Acceptance::Waiting(hold) => {
+                    // It waits with its session now, not in the lane: others may use the credit.
+                    self.reply_delivered(from, None);
+                    self.hold_for(hold, Then::Peer { from, ticket });
+                }
             },
             Deliver::Retained { session, message } => {
                 self.on_retained(now, session, &message);
@@ -147,12 +151,12 @@ impl Shard {
             match session.outbound.offer(queued, &self.limits) {
                 Offer::Taken => self.list_session(key),
                 Offer::Full(queued) if connected => self.offer_again(now, key, queued, hold),
-                Offer::Full(queued) => self.offer_offline(now, key, queued),
+                Offer::Full(queued) => self.offer_offline(key, queued),
             }
         } else if connected {
             self.park(now, key, queued, hold);
         } else {
-            self.offer_offline(now, key, queued);
+            self.offer_offline(key, queued);
         }
     }
 
@@ -216,13 +220,13 @@ impl Shard {
         match hold.then.expect("entered when the publication was offered") {
             Then::Ticket(ticket) => self.ticket_accepted(now, ticket, hold.reason),
             Then::Peer { from, ticket } => {
-                self.reply_delivered(from, Some(Accepted { ticket, reason: hold.reason }));
+                self.reply_accepted(from, Accepted { ticket, reason: hold.reason });
             }
         }
     }
 
     /// The queue of a session without a client is full: the operator's choice who pays.
-    pub(super) fn offer_offline(&mut self, now: Instant, key: SessionKey, queued: Queued) {
+    pub(super) fn offer_offline(&mut self, key: SessionKey, queued: Queued) {
         let mut offered = queued;
         loop {
             let session = &mut self.sessions[key];
@@ -236,8 +240,10 @@ impl Shard {
                 }
                 // Another shard has its part of a session that moves: it cannot end here.
                 OnFull::EndSession if !session.is_moving() => {
+                    // Not here: a publication is being handed to many, and this session may be among them again.
                     self.counters.dropped_offline_full += 1;
-                    return self.end_session(now, key);
+                    self.doomed_sessions.push(key);
+                    return;
                 }
                 _ => {
                     self.counters.dropped_offline_full += 1;

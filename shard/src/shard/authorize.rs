@@ -38,8 +38,19 @@ impl Shard {
         true
     }
 
-    fn published_topic(&self, key: LinkKey, publish: &Publish<'_>) -> Option<Box<str>> {
+    /// QoS 2 that is in progress already was allowed when it came first.
+    fn is_repeated(&self, session: SessionKey, publish: &Publish<'_>) -> bool {
+        publish.qos == QoS::ExactlyOnce
+            && publish.packet_id.is_some_and(|id| self.sessions[session].inbound.contains(id))
+    }
+
+    fn published_topic(&mut self, key: LinkKey, publish: &Publish<'_>) -> Option<Box<str>> {
         if let Some(topic) = publish.topic {
+            if let Some(alias) = publish.properties.topic_alias {
+                // Denied or not, the alias is set.
+                let max = self.settings.topic_alias_max;
+                super::packets::learn_alias(&mut self.links[key], alias.get(), topic.as_str(), max).ok()?;
+            }
             return Some(topic.as_str().into());
         }
         let alias = publish.properties.topic_alias?;
@@ -57,7 +68,9 @@ impl Shard {
                 self.on_subscribe(now, key, session, &subscribe, verdicts);
                 Ok(())
             }
-            Packet::Publish(publish) if !verdicts.first().copied().unwrap_or(false) => {
+            Packet::Publish(publish)
+                if !verdicts.first().copied().unwrap_or(false) && !self.is_repeated(session, &publish) =>
+            {
                 self.deny_publish(now, key, session, &publish);
                 Ok(())
             }

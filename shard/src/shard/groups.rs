@@ -18,6 +18,7 @@ use crate::publication::Message;
 use crate::session::{Queued, Session, Subscription};
 
 use super::interest::Barrier;
+use super::subscribe::subscription_bytes;
 use super::{Group, Shard, Subscriber, accept};
 
 // ---- The owner's side.
@@ -201,15 +202,23 @@ impl Shard {
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match session.memberships.iter_mut().find(|membership| membership.filter == *filter) {
-            Some(membership) if group.is_some() => membership.group = group,
+            Some(membership) if group.is_some() => {
+                if membership.group != group {
+                    // What was lent to a group that is gone was never taken.
+                    membership.lent = 0;
+                }
+                membership.group = group;
+            }
             Some(_) => {
                 session.memberships.retain(|membership| membership.filter != *filter);
                 session.subscriptions.remove(filter);
                 self.counters.subscriptions -= 1;
+                self.budget.recharge(subscription_bytes(filter), 0);
             }
             None => {}
         }
         self.joined_answer(now, key, filter, group.is_some());
+        self.list_session(key);
         self.lend(key);
     }
 
@@ -310,6 +319,7 @@ impl Shard {
             None => session.outbound.take_unfinished_group_messages(of),
         };
         let member = Member { shard: self.id, session: key };
+        self.list_session(key);
         self.give_back(back);
         self.send_control(membership.owner, Control::Leave { member, filter: membership.filter });
         true

@@ -29,6 +29,13 @@ pub(crate) struct Announcements {
     waiting: VecDeque<(u64, Barrier)>,
 }
 
+impl Announcements {
+    /// Whether changes wait for the end of the turn.
+    pub(crate) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+}
+
 /// What happens when every shard knows the filters.
 #[derive(Debug)]
 pub(crate) enum Barrier {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use quelea_mqtt::{Disconnect, ReasonCode, Sender, Version};
+use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
 use crate::envelope::LinkKey;
 use crate::link::{
@@ -41,15 +41,29 @@ impl Shard {
     /// The peer has ended its side, or the stream is gone.
     pub fn handle_door_closed(&mut self, now: Instant, door: DoorId, end: DoorEnd) {
         let Some(key) = self.doors.get(&door).copied() else { return };
-        if end == DoorEnd::EndOfStream && !self.links[key].is_closing() {
-            self.link_ended(now, key);
-            self.close_link(now, key, CloseHow::Finish);
+        if end == DoorEnd::EndOfStream && self.on_input_ended(now, key) {
             return;
         }
         self.link_ended(now, key);
         self.doors.remove(&door);
-        self.drop_link(key);
+        self.drop_link(now, key);
         self.door_actions.push_back((door, DoorAction::Abort));
+    }
+
+    /// The client has ended its side in order. What it sent before that still counts, and our last bytes still leave.
+    /// Returns `false` if there is nothing left to wait for.
+    pub(super) fn on_input_ended(&mut self, now: Instant, key: LinkKey) -> bool {
+        let link = &mut self.links[key];
+        if let LinkState::Closing(closing) = link.state {
+            return !closing.told;
+        }
+        if link.is_held() || link.reading_paused || link.is_crossing() {
+            link.input_ended = true;
+        } else {
+            self.link_ended(now, key);
+            self.close_link(now, key, CloseHow::Finish);
+        }
+        true
     }
 
     /// The write in flight is with the kernel.
@@ -82,7 +96,13 @@ impl Shard {
             return None;
         }
         self.counters.links_opened += 1;
-        let key = self.links.insert(Link::new(now, carrier, peer, AliasesOut::new(self.keyed)));
+        let key = self.links.insert(Link::new(
+            now,
+            carrier,
+            peer,
+            AliasesOut::new(self.keyed),
+            self.settings.barriers_max,
+        ));
         self.arm_link(key);
         Some(key)
     }
@@ -106,6 +126,21 @@ impl Shard {
         }
         self.pause_if_full(key);
         self.recharge_link(key);
+        self.shed_stranger(now, key);
+    }
+
+    /// With memory at its ceiling, who is not connected yet may not fill a large buffer.
+    fn shed_stranger(&mut self, now: Instant, key: LinkKey) {
+        if !self.is_full() {
+            return;
+        }
+        if let Some(link) = self.links.get(key)
+            && matches!(link.state, LinkState::AwaitConnect)
+            && link.input.len() > HELD_BYTES_MAX
+        {
+            self.counters.connects_refused += 1;
+            self.close_link(now, key, CloseHow::Finish);
+        }
     }
 
     /// Charges the shard's budget with what a connection's buffers hold now.
@@ -117,9 +152,12 @@ impl Shard {
     }
 
     /// Forgets a connection, and gives back what it was charged with.
-    pub(super) fn drop_link(&mut self, key: LinkKey) -> Option<Link> {
-        let link = self.links.remove(key)?;
+    pub(super) fn drop_link(&mut self, now: Instant, key: LinkKey) -> Option<Link> {
+        let mut link = self.links.remove(key)?;
         self.budget.recharge(link.charged_bytes, 0);
+        for deferred in link.deferred.drain(..) {
+            self.publish(now, &deferred.message, super::Origin::Nobody);
+        }
         Some(link)
     }
 
@@ -151,6 +189,12 @@ impl Shard {
             }
             let limits = self.settings.packet;
             match quelea_mqtt::peek_frame(rest, Sender::Client, &limits) {
+                // It would end the connection under what waits; and no client waits for an answer to it.
+                Ok(Some(frame))
+                    if frame.packet_type() == Some(PacketType::Disconnect) && link.is_crossing() =>
+                {
+                    break;
+                }
                 Ok(Some(frame)) if frame.packet_bytes <= rest.len() => {
                     taken += frame.packet_bytes;
                     self.handle_packet(now, key, &rest[..frame.packet_bytes]);
@@ -167,7 +211,7 @@ impl Shard {
 
     fn pause_if_full(&mut self, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let held = link.is_held() && link.input.len() > HELD_BYTES_MAX;
+        let held = (link.is_held() || link.is_crossing()) && link.input.len() > HELD_BYTES_MAX;
         let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
@@ -181,8 +225,15 @@ impl Shard {
     pub(super) fn resume_input(&mut self, now: Instant, key: LinkKey) {
         self.take_buffered(now, key);
         let Some(link) = self.links.get_mut(key) else { return };
-        if link.is_closing() || link.is_held() || link.output.bytes() > OUTPUT_PAUSE_BYTES {
+        if link.is_closing() || link.is_held() {
             return;
+        }
+        if link.output.bytes() > OUTPUT_PAUSE_BYTES {
+            return self.pause_if_full(key);
+        }
+        if link.input_ended && !link.is_crossing() {
+            self.link_ended(now, key);
+            return self.close_link(now, key, CloseHow::Finish);
         }
         if core::mem::take(&mut link.reading_paused) {
             match link.carrier {

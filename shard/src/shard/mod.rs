@@ -266,6 +266,8 @@ pub struct Shard {
     pub(crate) retained: RetainedStore<Message>,
     pub(crate) retained_sweep: Option<Box<str>>,
     pub(crate) retained_sweep_at: Option<Instant>,
+    /// The present pass has met a message that can expire.
+    pub(crate) retained_mortal: bool,
     pub(crate) groups: SlotMap<GroupKey, Group>,
     pub(crate) groups_by_filter: KeyedMap<Arc<str>, GroupKey>,
 
@@ -279,6 +281,8 @@ pub struct Shard {
     // Work queued for `settle` and `poll_*`.
     pub(crate) ready_sessions: Vec<SessionKey>,
     pub(crate) ready_groups: Vec<GroupKey>,
+    /// Sessions that end when this turn is settled, because their offline queue was full.
+    pub(crate) doomed_sessions: Vec<SessionKey>,
     pub(crate) dirty_links: Vec<LinkKey>,
     /// Connections that may read on, because acknowledgements have left.
     pub(crate) relieved_links: Vec<LinkKey>,
@@ -324,6 +328,7 @@ impl Shard {
             }),
             retained_sweep: None,
             retained_sweep_at: None,
+            retained_mortal: false,
             groups: SlotMap::with_key(),
             groups_by_filter: KeyedMap::with_hasher(keyed),
             mailbox: parts.mailbox,
@@ -333,6 +338,7 @@ impl Shard {
             holds: SlotMap::with_key(),
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),
+            doomed_sessions: Vec::new(),
             dirty_links: Vec::new(),
             relieved_links: Vec::new(),
             door_actions: VecDeque::new(),
@@ -354,6 +360,7 @@ impl Shard {
         self.drain_loopback(now);
         self.quic_events(now);
         self.resume_relieved(now);
+        self.end_doomed(now);
         self.pump_groups(now);
         self.pump_sessions(now);
         self.drain_loopback(now);

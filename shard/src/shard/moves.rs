@@ -93,6 +93,7 @@ impl Shard {
         self.sessions[key].expiry_s = None;
         for (text, how) in subscriptions {
             self.subscribe_arriving(key, &text, how);
+            self.budget.recharge(0, super::subscribe::subscription_bytes(&text));
             self.sessions[key].subscriptions.insert(text, how);
         }
         // The announcement must be on its way before the cut.
@@ -195,6 +196,7 @@ impl Shard {
         if self.is_claiming(link) {
             self.connected(now, link, key, true);
         } else {
+            self.counters.dropped_qos0_offline += self.sessions[key].outbound.on_disconnected() as u64;
             self.resolve_parked(now, key);
             self.arm_session(key);
         }

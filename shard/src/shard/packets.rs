@@ -291,7 +291,7 @@ impl Shard {
             ReasonCode::NORMAL_DISCONNECTION => WillAt::Never,
             _ => WillAt::AfterDelay,
         };
-        self.forget_publications(key);
+        // What waits for another road was sent before the DISCONNECT: it goes on, without an acknowledgement.
         self.links[key].state = LinkState::AwaitConnect;
         self.detach(now, session, will);
         self.close_link(now, key, CloseHow::Finish);
@@ -305,7 +305,7 @@ fn write_ack(link: &mut Link, kind: AckKind, packet_id: quelea_mqtt::PacketId, r
 }
 
 /// A topic with an alias: remembered for this connection `[MQTT-3.3.2-12]`.
-fn learn_alias(link: &mut Link, alias: u16, topic: &str, max: u16) -> Result<(), ReasonCode> {
+pub(super) fn learn_alias(link: &mut Link, alias: u16, topic: &str, max: u16) -> Result<(), ReasonCode> {
     if alias > max {
         return Err(ReasonCode::TOPIC_ALIAS_INVALID);
     }

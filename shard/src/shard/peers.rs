@@ -85,6 +85,11 @@ impl Shard {
         reply.accepted.extend(accepted);
     }
 
+    /// Tells a publishing shard that its delivery is accepted, whose credit it has had back since it began to wait.
+    pub(crate) fn reply_accepted(&mut self, to: ShardId, accepted: Accepted) {
+        self.peers[to.index()].reply.accepted.push(accepted);
+    }
+
     /// Tells a publishing shard that its forward is accepted everywhere, and gives the credit back.
     pub(crate) fn reply_forwarded(&mut self, to: ShardId, accepted: Accepted) {
         let reply = &mut self.peers[to.index()].reply;
@@ -217,9 +222,11 @@ impl Shard {
         self.mailbox.has_incoming()
     }
 
-    /// Control messages to ourselves, in order with nothing in between.
+    /// Control messages to ourselves: those that are here now. What they bring forth waits for the next round, so that a
+    /// walk over many retained topics does not hold up a turn.
     pub(crate) fn drain_loopback(&mut self, now: Instant) {
-        while let Some(message) = self.loopback.pop_front() {
+        for _ in 0..self.loopback.len() {
+            let Some(message) = self.loopback.pop_front() else { return };
             self.on_control(now, self.id, message);
         }
     }

@@ -15,7 +15,7 @@ use quelea_mqtt::{QoS, ReasonCode};
 use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, TicketKey};
-use crate::link::{Deferred, Road};
+use crate::link::{Deferred, Link, Road};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::publication::Message;
@@ -31,7 +31,9 @@ impl Shard {
         let link = &mut self.links[key];
         if !link.deferred.is_empty() || (link.road != road && link.on_road > 0) {
             // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
-            if ack.is_none() && link.deferred.len() >= limits.messages_max {
+            let bytes: usize = link.deferred.iter().map(|deferred| deferred.message.bytes()).sum();
+            let full = link.deferred.len() >= limits.messages_max || bytes >= limits.bytes_max;
+            if ack.is_none() && full {
                 self.counters.dropped_qos0_deferred += 1;
             } else {
                 link.deferred.push_back(Deferred { message, ack });
@@ -111,10 +113,13 @@ impl Shard {
         }
     }
 
-    /// Stores and fans out: this shard owns the topic. A full store says so to the publisher; its present subscribers
-    /// get the message all the same.
+    /// Stores and fans out: this shard owns the topic. What cannot be stored is refused as a whole: nobody has seen a
+    /// value that the next subscriber would not get.
     fn publish_retained(&mut self, now: Instant, message: &Message, origin: Origin) -> Option<ReasonCode> {
         let stored = self.store_retained(now, message);
+        if stored.is_error() {
+            return Some(stored);
+        }
         self.fan_out(now, message, origin, stored)
     }
 
@@ -191,6 +196,17 @@ impl Shard {
     }
 
     fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+        let was_held = self.links.get(key).is_some_and(Link::is_held);
+        self.publish_until_crossing(now, key);
+        let Some(link) = self.links.get(key) else { return };
+        let has_crossed = link.deferred.is_empty() && (link.input_ended || !link.input.is_empty());
+        if (was_held && !link.is_held()) || has_crossed {
+            self.relieved_links.push(key);
+        }
+    }
+
+    /// Publishes what was deferred, up to the first that has to wait for the other road again.
+    fn publish_until_crossing(&mut self, now: Instant, key: LinkKey) {
         while let Some(link) = self.links.get(key)
             && let Some(next) = link.deferred.front()
         {

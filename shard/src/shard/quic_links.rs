@@ -73,9 +73,9 @@ impl Shard {
                     None => self.close_quic(now, conn, SERVER_BUSY_CODE),
                 }
             }
-            QuicEvent::StreamOpened { conn, stream } | QuicEvent::Readable { conn, stream } => {
-                self.read_stream(now, conn, stream);
-            }
+            // What has come on it is announced by itself.
+            QuicEvent::StreamOpened { .. } => {}
+            QuicEvent::Readable { conn, stream } => self.read_stream(now, conn, stream),
             QuicEvent::Writable { conn, .. } => {
                 if let Some(key) = self.streams.get(&conn).copied() {
                     self.mark_dirty(key);
@@ -86,7 +86,7 @@ impl Shard {
             QuicEvent::Closed { conn, .. } => {
                 if let Some(key) = self.streams.remove(&conn) {
                     self.link_ended(now, key);
-                    self.drop_link(key);
+                    self.drop_link(now, key);
                 }
             }
             QuicEvent::PeerMoved { conn, peer } => {
@@ -123,6 +123,11 @@ impl Shard {
                 ReadEnd::More => {}
                 ReadEnd::Blocked => return,
                 ReadEnd::Finished => return self.on_stream_end(now, key),
+                ReadEnd::Gone
+                    if self.links.get(key).is_none_or(|link| link.is_closing() || link.input_ended) =>
+                {
+                    return;
+                }
                 ReadEnd::Reset(_) | ReadEnd::Gone => return self.on_stream_lost(now, conn, stream),
             }
         }
@@ -130,10 +135,8 @@ impl Shard {
 
     /// The client has ended its side: without a DISCONNECT its Will goes out; our side ends too.
     fn on_stream_end(&mut self, now: Instant, key: LinkKey) {
-        let Some(link) = self.links.get(key) else { return };
-        if !link.is_closing() {
-            self.link_ended(now, key);
-            self.close_link(now, key, CloseHow::Finish);
+        if self.links.contains_key(key) {
+            self.on_input_ended(now, key);
         }
     }
 
@@ -152,7 +155,7 @@ impl Shard {
         };
         self.link_ended(now, key);
         self.streams.remove(&conn);
-        self.drop_link(key);
+        self.drop_link(now, key);
         self.close_quic(now, conn, code);
     }
 
@@ -162,7 +165,7 @@ impl Shard {
         let link = &self.links[key];
         if link.is_closing() && link.carrier == Carrier::Stream(conn, stream) {
             self.streams.remove(&conn);
-            self.drop_link(key);
+            self.drop_link(now, key);
             self.close_quic(now, conn, 0);
         }
     }
@@ -236,6 +239,8 @@ impl Shard {
             || !self.relieved_links.is_empty()
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
+            || !self.doomed_sessions.is_empty()
+            || self.announcements.is_pending()
             || !self.loopback.is_empty()
     }
 }

@@ -117,6 +117,7 @@ impl Shard {
         if replay.partitions.is_empty() || replay.cancelled {
             session.replays.pop_front();
         }
+        self.list_session(key);
         self.advance_replay(key);
         self.finish_move_if_marked(now, key);
     }
@@ -148,7 +149,7 @@ impl Shard {
     pub(super) fn sweep_retained(&mut self, now: Instant) {
         let every = TopicFilter::new("#", 1).expect("a filter");
         let mut expired: Vec<Box<str>> = Vec::new();
-        let mut mortal = false;
+        let mut mortal = core::mem::take(&mut self.retained_mortal);
         let after = self.retained_sweep.take();
         self.retained_sweep =
             self.retained.walk(every, after.as_deref(), SWEEP_STEPS_MAX, |topic, message| {
@@ -163,7 +164,10 @@ impl Shard {
             self.retained.remove(topic);
             self.counters.retained_expired += 1;
         }
-        self.retained_sweep_at = (mortal || self.retained_sweep.is_some()).then_some(now + SWEEP_INTERVAL);
+        // A pass over all topics may take several sweeps; it ends the sweeping if it met nothing that can expire.
+        let pass_goes_on = self.retained_sweep.is_some();
+        self.retained_mortal = mortal && pass_goes_on;
+        self.retained_sweep_at = (mortal || pass_goes_on).then_some(now + SWEEP_INTERVAL);
     }
 
     fn arm_retained_sweep(&mut self, now: Instant) {

@@ -82,7 +82,7 @@ impl Shard {
             && let Some(parked) = session.parked.pop_front()
         {
             if session.is_persistent() {
-                self.offer_offline(now, key, parked.queued);
+                self.offer_offline(key, parked.queued);
             } else {
                 self.counters.dropped_session_end += 1;
             }
@@ -130,9 +130,20 @@ impl Shard {
         }
     }
 
+    /// Ends the sessions whose offline queue was full, where the operator wants that.
+    pub(super) fn end_doomed(&mut self, now: Instant) {
+        for key in core::mem::take(&mut self.doomed_sessions) {
+            let offline = |session: &Session| matches!(session.presence, Presence::Offline { .. });
+            if self.sessions.get(key).is_some_and(offline) {
+                self.end_session(now, key);
+            }
+        }
+    }
+
     /// Takes all of a session's filters out of the routing, and gives back what belongs to groups.
     pub(super) fn unsubscribe_all(&mut self, key: SessionKey) {
         for text in core::mem::take(&mut self.sessions[key].subscriptions).into_keys() {
+            self.budget.recharge(super::subscribe::subscription_bytes(&text), 0);
             if self.leave_group(key, &text) {
                 self.counters.subscriptions -= 1;
                 continue;

@@ -45,10 +45,8 @@ impl Shard {
             joins: SmallVec::new(),
             replays: Vec::new(),
         };
-        let busy = self.links[key].barriers >= self.settings.barriers_max;
         for (at, requested) in packet.filters().enumerate() {
             let reason = match allowed.get(at) {
-                Some(true) if busy => ReasonCode::QUOTA_EXCEEDED,
                 Some(false) | None => {
                     self.counters.denied += 1;
                     ReasonCode::NOT_AUTHORIZED
@@ -89,6 +87,12 @@ impl Shard {
         let is_new = !session.subscriptions.contains_key(&text);
         if is_new && session.subscriptions.len() >= self.settings.subscriptions_max {
             return ReasonCode::QUOTA_EXCEEDED;
+        }
+        if is_new {
+            if self.budget.used_bytes() >= self.settings.memory_bytes_max {
+                return ReasonCode::QUOTA_EXCEEDED;
+            }
+            self.budget.recharge(0, subscription_bytes(&text));
         }
         session.subscriptions.insert(Arc::clone(&text), subscription);
         if let Some(group) = filter.group {
@@ -210,10 +214,8 @@ impl Shard {
             joins: SmallVec::new(),
             replays: Vec::new(),
         };
-        let busy = self.links[key].barriers >= self.settings.barriers_max;
         for (text, filter) in packet.filters() {
             let reason = match filter {
-                _ if busy => ReasonCode::QUOTA_EXCEEDED,
                 Err(error) => error.reason_code(),
                 Ok(filter) => self.unsubscribe_one(session, &text.into(), filter),
             };
@@ -232,6 +234,7 @@ impl Shard {
         if self.sessions[key].subscriptions.remove(text).is_none() {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
         }
+        self.budget.recharge(subscription_bytes(text), 0);
         if filter.group.is_some() {
             self.leave_group(key, text);
             self.counters.subscriptions -= 1;
@@ -246,6 +249,7 @@ impl Shard {
     pub(super) fn send_answer(&mut self, _now: Instant, key: LinkKey, answer: PendingAnswer) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.barriers -= 1;
+        self.relieved_links.push(key);
         let Some(session) = link.session() else { return };
         let packet = SubAck {
             packet_id: answer.id,
@@ -277,6 +281,14 @@ fn granted(qos: quelea_mqtt::QoS) -> ReasonCode {
         quelea_mqtt::QoS::ExactlyOnce => ReasonCode::GRANTED_QOS_2,
     }
 }
+
+/// What a subscription is charged with: its text in the session and in the trie, and the entries around it.
+pub(super) fn subscription_bytes(filter: &str) -> usize {
+    2 * filter.len() + SUBSCRIPTION_BYTES
+}
+
+/// A subscription beside its text: map and trie entries, the interest of the other shards.
+const SUBSCRIPTION_BYTES: usize = 256;
 
 /// MQTT 3.1.1 knows one failure `[MQTT-3.9.3-2]`.
 const SUBACK_FAILURE_V3: u8 = 0x80;

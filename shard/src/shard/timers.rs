@@ -78,13 +78,35 @@ impl Shard {
         }
     }
 
+    /// Entries outlive what they were for; when those are the most, they are thrown out.
+    fn push_timer(&mut self, entry: Entry) {
+        let alive = self.links.len() + 2 * self.sessions.len() + self.groups.len();
+        if self.timers.len() > 2 * alive + TIMERS_SPARE {
+            let mut timers = core::mem::take(&mut self.timers);
+            timers.retain(|entry| self.is_in_force(entry));
+            self.timers = timers;
+        }
+        self.timers.push(entry);
+    }
+
+    fn is_in_force(&self, entry: &Entry) -> bool {
+        match entry.of {
+            TimerOf::Link(key) => self.links.get(key).is_some_and(|link| link.armed == Some(entry.at)),
+            TimerOf::Session(key) => {
+                self.sessions.get(key).is_some_and(|session| session.armed == Some(entry.at))
+            }
+            TimerOf::Parked(key) => self.sessions.get(key).is_some_and(|session| session.parked_armed),
+            TimerOf::ParkedGroup(key) => self.groups.get(key).is_some_and(|group| group.parked_armed),
+        }
+    }
+
     /// Has the connection looked at when its deadline comes, unless that is arranged already.
     pub(super) fn arm_link(&mut self, key: LinkKey) {
         let link = &mut self.links[key];
         let Some(at) = link.deadline(self.settings.connect_timeout) else { return };
         if link.armed.is_none_or(|armed| at < armed) {
             link.armed = Some(at);
-            self.timers.push(Entry { at, of: TimerOf::Link(key) });
+            self.push_timer(Entry { at, of: TimerOf::Link(key) });
         }
     }
 
@@ -114,7 +136,7 @@ impl Shard {
 
     /// The last bytes were not taken in time, or there is no time for them.
     fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
-        let link = self.drop_link(key).expect("the caller has seen it");
+        let link = self.drop_link(now, key).expect("the caller has seen it");
         match link.carrier {
             Carrier::Door(door) => {
                 self.doors.remove(&door);
@@ -148,7 +170,8 @@ impl Shard {
         if let Some(first) = session.parked.front()
             && !core::mem::replace(&mut session.parked_armed, true)
         {
-            self.timers.push(Entry { at: first.deadline, of: TimerOf::Parked(key) });
+            let at = first.deadline;
+            self.push_timer(Entry { at, of: TimerOf::Parked(key) });
         }
     }
 
@@ -158,7 +181,8 @@ impl Shard {
         if let Some((_, _, deadline)) = group.parked.front()
             && !core::mem::replace(&mut group.parked_armed, true)
         {
-            self.timers.push(Entry { at: *deadline, of: TimerOf::ParkedGroup(key) });
+            let at = *deadline;
+            self.push_timer(Entry { at, of: TimerOf::ParkedGroup(key) });
         }
     }
 
@@ -168,7 +192,7 @@ impl Shard {
         let session = &mut self.sessions[key];
         if session.armed.is_none_or(|armed| at < armed) {
             session.armed = Some(at);
-            self.timers.push(Entry { at, of: TimerOf::Session(key) });
+            self.push_timer(Entry { at, of: TimerOf::Session(key) });
         }
     }
 
@@ -194,3 +218,6 @@ impl Shard {
         }
     }
 }
+
+/// Entries that may be void before it is worth a look.
+const TIMERS_SPARE: usize = 1_024;

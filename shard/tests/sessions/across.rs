@@ -1,9 +1,9 @@
 //! The rules of publishing across shards.
 
-use quelea_mqtt::{AckKind, QoS};
-use quelea_shard::Settings;
+use quelea_mqtt::{AckKind, Disconnect, Publish, QoS, Version};
+use quelea_shard::{DoorEnd, DoorId, Settings};
 
-use crate::bed::{Bed, publication};
+use crate::bed::{Bed, publication, v5};
 
 #[test]
 fn one_envelope_per_shard_however_many_subscribers() {
@@ -88,4 +88,52 @@ fn acknowledgements_leave_in_the_order_of_the_publications() {
         "PUBREC 6 0x10",
     ];
     assert_eq!(acks, expected);
+}
+
+#[test]
+fn a_burst_of_retained_qos_0_across_both_roads_loses_nothing() {
+    let mut bed = Bed::new(2);
+    let publisher = bed.client(0, "p");
+    // More than may be deferred.
+    let mut bytes = retained_burst(3_000);
+    quelea_mqtt::encode_ping_req(&mut bytes);
+    bed.send(publisher, &bytes);
+    assert_eq!(bed.counter("retained"), 3_000);
+    assert_eq!(bed.counter("dropped_qos0_deferred"), 0);
+    assert_eq!(bed.take(publisher), ["PINGRESP"], "what was held back is read in the end");
+}
+
+#[test]
+fn a_client_that_says_its_last_words_and_goes_is_heard() {
+    // Fewer than hold the publisher back, and more.
+    for (n, burst) in [2, 20, 63, 64, 65, 500].into_iter().enumerate() {
+        let mut bed = Bed::new(2);
+        let watcher = bed.client(1, "w");
+        bed.sub(watcher, 1, "will", QoS::AtMostOnce);
+        bed.take(watcher);
+        let will = quelea_mqtt::TopicName::new("will", 8).expect("a topic");
+        let will = quelea_mqtt::Will::new(will, b"gone", QoS::AtMostOnce, false);
+        let publisher = bed.connect(n % 2, &quelea_mqtt::Connect { will: Some(will), ..v5("p") });
+        let mut bytes = retained_burst(burst);
+        Disconnect::default().encode(bed.version(publisher), &mut bytes).expect("encodes");
+        // Both before any shard has turned: the end overtakes what waits for the other shard.
+        bed.shards[publisher.shard].handle_door_bytes(bed.now, DoorId(publisher.door), &bytes);
+        bed.shards[publisher.shard].handle_door_closed(bed.now, DoorId(publisher.door), DoorEnd::EndOfStream);
+        bed.run();
+        assert_eq!(bed.counter("retained"), burst);
+        assert!(bed.is_closed(publisher));
+        assert_eq!(bed.take(watcher), [""; 0], "it said DISCONNECT");
+    }
+}
+
+/// QoS 0, retained, each to a topic of its own. Topics fall on either shard as their hash wills: about half of these
+/// change the road.
+fn retained_burst(count: u64) -> bytes::BytesMut {
+    let mut bytes = bytes::BytesMut::new();
+    for n in 0..count {
+        let topic = format!("t/{n}");
+        let publish = Publish { retain: true, ..publication(&topic, "x", QoS::AtMostOnce, 0) };
+        publish.encode(Version::V5, &mut bytes).expect("encodes");
+    }
+    bytes
 }

@@ -112,6 +112,14 @@ impl Bed {
         self.run();
     }
 
+    /// Sends bytes and ends the client's side of the stream in one go.
+    pub(crate) fn send_and_end(&mut self, client: Client, bytes: &[u8]) {
+        let shard = &mut self.shards[client.shard];
+        shard.handle_door_bytes(self.now, DoorId(client.door), bytes);
+        shard.handle_door_closed(self.now, DoorId(client.door), DoorEnd::EndOfStream);
+        self.run();
+    }
+
     pub(crate) fn publish(&mut self, client: Client, publish: &Publish<'_>) {
         let mut bytes = BytesMut::new();
         publish.encode(self.version(client), &mut bytes).expect("encodes");

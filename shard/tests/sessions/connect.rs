@@ -173,3 +173,39 @@ fn draining_tells_everyone_and_lets_nobody_in() {
     bed.run();
     assert!(bed.shards.iter().all(quelea_shard::Shard::is_drained));
 }
+
+#[test]
+fn a_session_that_is_not_persistent_survives_no_take_over_on_its_shard() {
+    let mut bed = Bed::new(2);
+    let connect = Connect { clean_start: false, ..v5("c") };
+    let first = bed.connect(0, &connect);
+    let second = bed.connect(0, &connect);
+    assert_eq!(bed.take(first), ["CONNACK 0x00 present=0", "DISCONNECT 0x8e"]);
+    assert_eq!(bed.take(second), ["CONNACK 0x00 present=0"]);
+    // The home shard still knows the second one: another CONNECT elsewhere takes it over.
+    let third = bed.connect(1, &v5("c"));
+    assert_eq!(bed.take(second), ["DISCONNECT 0x8e"]);
+    assert_eq!(bed.take(third), ["CONNACK 0x00 present=0"]);
+    assert_eq!(bed.counter("sessions"), 1);
+}
+
+#[test]
+fn what_was_sent_before_the_end_of_the_stream_counts() {
+    let mut bed = Bed::new(1);
+    bed.policy = |work| match work {
+        quelea_shard::Work::Authenticate { .. } => {
+            quelea_shard::Completion::Authenticated(Ok(quelea_shard::Permissions::Ask))
+        }
+        quelea_shard::Work::Authorize { .. } => quelea_shard::Completion::Authorized(vec![true]),
+    };
+    let watcher = bed.client(0, "w");
+    bed.sub(watcher, 1, "#", QoS::AtMostOnce);
+    bed.take(watcher);
+    let will = Will::new(TopicName::new("will", 8).expect("a topic"), b"gone", QoS::AtMostOnce, false);
+    let client = bed.connect(0, &Connect { will: Some(will), ..v5("c") });
+    let mut bytes = BytesMut::new();
+    publication("t", "last", QoS::AtMostOnce, 0).encode(Version::V5, &mut bytes).expect("encodes");
+    Disconnect::new(ReasonCode::NORMAL_DISCONNECTION).encode(Version::V5, &mut bytes).expect("encodes");
+    bed.send_and_end(client, &bytes);
+    assert_eq!(bed.take(watcher), ["PUBLISH t q0 'last'"], "and no Will");
+}

@@ -100,3 +100,19 @@ fn the_last_member_takes_the_group_with_it() {
     bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, 1));
     assert_eq!(bed.take(publisher), ["PUBACK 1 0x10"]);
 }
+
+#[test]
+fn a_group_takes_one_message_however_large() {
+    let settings = quelea_shard::Settings { queue_bytes_max: 1_000, ..Default::default() };
+    let mut bed = Bed::with(2, &settings);
+    let member = bed.connect(0, &Connect { receive_max: core::num::NonZeroU16::new(1), ..v5("m") });
+    bed.sub(member, 1, "$share/g/t", QoS::AtLeastOnce);
+    bed.take(member);
+    let publisher = bed.client(1, "p");
+    let payload = "x".repeat(5_000);
+    for n in 1..=4 {
+        bed.publish(publisher, &publication("t", &payload, QoS::AtLeastOnce, n));
+    }
+    bed.pass(std::time::Duration::from_secs(30));
+    assert_eq!(bed.take(publisher).len(), 4, "every publication is answered in the end");
+}
