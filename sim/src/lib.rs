@@ -22,7 +22,9 @@ mod oracle;
 mod pipe;
 mod profile;
 mod run;
+mod told;
 mod trace;
+mod wires;
 mod world;
 
 pub use profile::Profile;

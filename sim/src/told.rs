@@ -1,0 +1,188 @@
+//! What client cores tell: carried out on their connections, and handed to the oracle.
+
+use std::time::Duration;
+
+use quelea_client::{Closed, Event as Told};
+use quelea_mqtt::{QoS, ReasonCode};
+
+use crate::actor::{Asked, Role};
+use crate::event::Event;
+use crate::pipe::{Chunk, PipeId};
+use crate::world::{Act, World};
+
+impl World {
+    /// Carries out what a client core wants after any change.
+    pub(crate) fn drain_client(&mut self, actor: usize) {
+        loop {
+            let output = self.actors[actor].core.poll_output();
+            if let Some(bytes) = &output
+                && let Some(id) = self.actors[actor].pipe
+            {
+                self.send_up(id, bytes);
+            }
+            let event = self.actors[actor].core.poll_event();
+            if output.is_none() && event.is_none() {
+                break;
+            }
+            if let Some(event) = event {
+                self.on_told(actor, event);
+            }
+        }
+        let player = &mut self.actors[actor];
+        if !player.core.is_attached()
+            && let Some(id) = player.pipe.take()
+        {
+            self.pipes[id.0].client_ended = true;
+            self.push_up(id, Chunk::EndOfStream);
+            self.skip_unread(id);
+        }
+        self.arm_client(actor);
+    }
+
+    pub(crate) fn skip_unread(&mut self, id: PipeId) {
+        for chunk in std::mem::take(&mut self.pipes[id.0].unread) {
+            if let Chunk::Bytes(bytes) = chunk {
+                self.read(id, bytes.len());
+            }
+        }
+    }
+
+    pub(crate) fn arm_client(&mut self, actor: usize) {
+        let player = &mut self.actors[actor];
+        let Some(due) = player.core.poll_timeout() else { return };
+        if player.armed.is_none_or(|armed| due < armed) {
+            player.armed = Some(due);
+            self.events.push(due.max(self.now), Event::ClientTimer { actor });
+        }
+    }
+
+    pub(crate) fn client_timer(&mut self, actor: usize) {
+        self.actors[actor].armed = None;
+        self.actors[actor].core.handle_timeout(self.now);
+        self.drain_client(actor);
+    }
+
+    pub(crate) fn on_told(&mut self, actor: usize, event: Told) {
+        match event {
+            Told::Connected { session_present, .. } => {
+                self.tell(|| format!("client {actor} is connected, session present {session_present}"));
+                let player = &mut self.actors[actor];
+                player.was_connected = true;
+                player.core.set_clean_start(!player.character.persistent);
+                self.oracle.on_connected(actor, self.now, session_present);
+            }
+            Told::Refused { reason, .. } => {
+                self.tell(|| format!("client {actor} is refused: {reason}"));
+                self.lost_connection(actor, false);
+            }
+            Told::Message(message) => self.on_message(actor, &message),
+            Told::PublishDone { token, reason } => {
+                let Some(id) = self.actors[actor].publishing.remove(&token) else { return };
+                if self.oracle.publication(id).qos > QoS::AtMostOnce {
+                    self.tell(|| format!("publication {} of client {actor} is done: {reason}", id.0));
+                    self.oracle.on_publish_done(id, self.now, reason);
+                }
+            }
+            Told::Subscribed { token, reasons } => {
+                let Some(Asked::Subscribe(numbers)) = self.actors[actor].requests.remove(&token) else {
+                    return;
+                };
+                for (number, reason) in numbers.into_iter().zip(reasons) {
+                    self.tell(|| format!("client {actor} is subscribed ({number}): {reason}"));
+                    self.oracle.on_suback(number, self.now, reason);
+                }
+            }
+            Told::Unsubscribed { token, .. } => {
+                let Some(Asked::Unsubscribe(filter, number)) = self.actors[actor].requests.remove(&token)
+                else {
+                    return;
+                };
+                self.tell(|| format!("client {actor} is unsubscribed from {filter}"));
+                self.oracle.on_unsuback(actor, &filter, number, self.now);
+            }
+            Told::Lost { token } => {
+                self.actors[actor].requests.remove(&token);
+                if let Some(id) = self.actors[actor].publishing.remove(&token) {
+                    self.oracle.on_repeated(id);
+                }
+            }
+            Told::Disconnected(closed) => self.on_disconnected(actor, &closed),
+            Told::Pong | Told::Auth { .. } => {}
+        }
+    }
+
+    pub(crate) fn on_disconnected(&mut self, actor: usize, closed: &Closed) {
+        self.tell(|| format!("client {actor} is disconnected: {closed}"));
+        if let Closed::Violation(violation) = closed {
+            self.oracle.accuse(format!("client {actor}: the broker broke the protocol: {violation}"));
+        }
+        let farewell =
+            matches!(closed, Closed::ByUs { reason } if *reason == ReasonCode::NORMAL_DISCONNECTION);
+        self.lost_connection(actor, farewell);
+    }
+
+    pub(crate) fn lost_connection(&mut self, actor: usize, farewell: bool) {
+        let player = &mut self.actors[actor];
+        let unsure: Vec<_> = player.publishing.values().copied().collect();
+        let (will, connected) = (player.will, player.was_connected);
+        let delayed = player.character.will_delay_s > 0;
+        if farewell && let Some(pipe) = player.pipe {
+            let pipe = &mut self.pipes[pipe.0];
+            pipe.farewell = will.map(|will| (will, pipe.sent_bytes));
+        }
+        for id in unsure {
+            self.oracle.on_repeated(id);
+        }
+        if let Some(will) = will {
+            self.oracle.on_will(will, connected && !farewell && !delayed, 1);
+        }
+    }
+
+    pub(crate) fn on_message(&mut self, actor: usize, message: &quelea_client::Message) {
+        self.last_delivery = self.now;
+        let id = self.oracle.on_message(actor, self.now, message);
+        self.tell(|| {
+            format!(
+                "client {actor} gets {} on {}, {:?}, dup {}, retain {}",
+                id.map_or("something".to_owned(), |id| format!("publication {}", id.0)),
+                message.topic,
+                message.qos,
+                message.dup,
+                message.retain
+            )
+        });
+        if self.actors[actor].character.role == Role::Probe
+            && let Some(id) = id
+        {
+            self.actors[actor].found.insert(message.topic.clone(), id);
+        }
+        let Some(token) = message.ack else { return };
+        let late = self.actors[actor].character.slow_acks && self.phase == Act::Storm;
+        let delay = if late { self.micros(0..300_000) } else { Duration::ZERO };
+        let due = self.now + delay;
+        let due = self.actors[actor].acks.back().map_or(due, |(last, _)| due.max(*last));
+        self.actors[actor].acks.push_back((due, token));
+        if due > self.now {
+            self.events.push(due, Event::Acks { actor });
+        } else {
+            self.ack_due(actor);
+        }
+    }
+
+    pub(crate) fn send_acks(&mut self, actor: usize) {
+        self.ack_due(actor);
+        self.drain_client(actor);
+    }
+
+    pub(crate) fn ack_due(&mut self, actor: usize) {
+        let now = self.now;
+        let player = &mut self.actors[actor];
+        while let Some((due, token)) = player.acks.front().copied()
+            && due <= now
+        {
+            player.acks.pop_front();
+            // Stale if a QoS 1 message's connection was lost: the broker delivers it again. One of QoS 2 stays ours.
+            let _ = player.core.ack(now, token);
+        }
+    }
+}
