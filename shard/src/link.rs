@@ -286,6 +286,8 @@ pub(crate) struct Link {
     pub(crate) received_in_flight: u16,
     pub(crate) road: Road,
     pub(crate) on_road: u32,
+    /// The carrier is gone; only what waits for the other road is left.
+    pub(crate) is_gone: bool,
     pub(crate) deferred: VecDeque<Deferred>,
     /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
     pub(crate) barriers: usize,
@@ -330,6 +332,7 @@ impl Link {
             received_in_flight: 0,
             road: Road::Direct,
             on_road: 0,
+            is_gone: false,
             deferred: VecDeque::new(),
             barriers: 0,
             barriers_max,

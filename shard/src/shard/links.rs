@@ -151,8 +151,22 @@ impl Shard {
         }
     }
 
-    /// Forgets a connection, and gives back what it was charged with.
+    /// Forgets a connection whose carrier is gone, and gives back what it was charged with. What it has published and
+    /// waits for the other road still counts, in its order: until that has crossed, the link stays without a carrier,
+    /// for as long as a full session may take at most.
     pub(super) fn drop_link(&mut self, now: Instant, key: LinkKey) -> Option<Link> {
+        let link = self.links.get_mut(key)?;
+        if !link.deferred.is_empty() && !link.is_gone {
+            link.is_gone = true;
+            link.input = BytesMut::new();
+            link.output.clear();
+            let deadline = now + self.settings.full_deadline + self.settings.close_deadline;
+            link.state =
+                LinkState::Closing(Closing { deadline, how: CloseHow::Finish, said: true, told: true });
+            self.recharge_link(key);
+            self.arm_link(key);
+            return None;
+        }
         let mut link = self.links.remove(key)?;
         self.budget.recharge(link.charged_bytes, 0);
         for deferred in link.deferred.drain(..) {

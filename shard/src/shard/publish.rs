@@ -199,6 +199,10 @@ impl Shard {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
         let Some(link) = self.links.get(key) else { return };
+        if link.is_gone && link.deferred.is_empty() {
+            self.drop_link(now, key);
+            return;
+        }
         let has_crossed = link.deferred.is_empty() && (link.input_ended || !link.input.is_empty());
         if (was_held && !link.is_held()) || has_crossed {
             self.relieved_links.push(key);
