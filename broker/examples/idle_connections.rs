@@ -39,6 +39,9 @@ struct Arguments {
     /// The broker's certificate, for QUIC (its development certificate is in its data directory)
     #[arg(long)]
     certificate: Option<PathBuf>,
+    /// Offer TLS_AES_128_GCM_SHA256 only; rustls clients otherwise prefer AES-256 with SHA-384
+    #[arg(long)]
+    aes128: bool,
     /// The broker's process
     #[arg(long)]
     pid: u32,
@@ -106,11 +109,15 @@ struct Quic {
 }
 
 impl Quic {
-    fn new(address: SocketAddr, certificate: &PathBuf) -> Result<Self, Failure> {
+    fn new(address: SocketAddr, certificate: &PathBuf, aes128: bool) -> Result<Self, Failure> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(certificate)?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        if aes128 {
+            let wanted = rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;
+            provider.cipher_suites.retain(|offered| offered.suite() == wanted);
+        }
+        let tls = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?;
         let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
         tls.alpn_protocols = vec![b"mqtt".to_vec()];
@@ -229,7 +236,9 @@ fn main() -> Result<(), Failure> {
     let _ = quelea::limits::raise_open_files();
     match (arguments.tcp, arguments.quic, &arguments.certificate) {
         (Some(address), _, _) => measure(&Tcp(address), &arguments),
-        (_, Some(address), Some(certificate)) => measure(&Quic::new(address, certificate)?, &arguments),
+        (_, Some(address), Some(certificate)) => {
+            measure(&Quic::new(address, certificate, arguments.aes128)?, &arguments)
+        }
         _ => unreachable!("clap asks for one of them, and for a certificate with QUIC"),
     }
 }
