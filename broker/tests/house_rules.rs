@@ -264,7 +264,7 @@ fn nothing_is_left_to_do_and_no_machine_is_named() {
     assert!(found.is_empty(), "{found:#?}");
 }
 
-/// Whether `word` stands in `line` by itself: a path may not be the tail of a longer one (`target/work/x`).
+/// Whether `word` stands in `line` by itself: a path may not be the tail of a longer one (`target/etc/x`).
 fn names_it(line: &str, word: &str) -> bool {
     let stands_alone =
         |at: usize| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "._-~$}".contains(c));
