@@ -57,10 +57,16 @@ impl Shard {
     ) -> Result<(), ReasonCode> {
         match packet {
             Packet::Publish(publish) => self.on_publish(now, key, session, &publish),
-            Packet::PubAck(ack) => self.on_puback(now, key, session, &ack),
+            Packet::PubAck(ack) => {
+                let outcome = self.sessions[session].outbound.on_puback(ack.packet_id);
+                self.on_outcome(now, session, &outcome)
+            }
             Packet::PubRec(ack) => self.on_pubrec(now, key, session, &ack),
             Packet::PubRel(ack) => self.on_pubrel(key, session, &ack),
-            Packet::PubComp(ack) => self.on_pubcomp(now, key, session, &ack),
+            Packet::PubComp(ack) => {
+                let outcome = self.sessions[session].outbound.on_pubcomp(ack.packet_id);
+                self.on_outcome(now, session, &outcome)
+            }
             Packet::Subscribe(subscribe) => {
                 let allowed: smallvec::SmallVec<[bool; 8]> = subscribe.filters().map(|_| true).collect();
                 self.on_subscribe(now, key, session, &subscribe, &allowed);
@@ -219,17 +225,6 @@ impl Shard {
         Ok(())
     }
 
-    fn on_puback(
-        &mut self,
-        now: Instant,
-        _key: LinkKey,
-        session: SessionKey,
-        ack: &Ack<'_>,
-    ) -> Result<(), ReasonCode> {
-        let outcome = self.sessions[session].outbound.on_puback(ack.packet_id);
-        self.on_outcome(now, session, &outcome)
-    }
-
     fn on_pubrec(
         &mut self,
         now: Instant,
@@ -246,17 +241,6 @@ impl Shard {
         write_ack(&mut self.links[key], AckKind::PubRel, ack.packet_id, reason);
         self.sent_packet(key);
         Ok(())
-    }
-
-    fn on_pubcomp(
-        &mut self,
-        now: Instant,
-        _key: LinkKey,
-        session: SessionKey,
-        ack: &Ack<'_>,
-    ) -> Result<(), ReasonCode> {
-        let outcome = self.sessions[session].outbound.on_pubcomp(ack.packet_id);
-        self.on_outcome(now, session, &outcome)
     }
 
     fn on_outcome(
