@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 use quelea_mqtt::{PacketId, QoS, ReasonCode, Version};
 use smallvec::SmallVec;
 
-use crate::envelope::SessionKey;
+use crate::envelope::{LinkKey, SessionKey};
 use crate::hash::KeyedMap;
 use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
@@ -50,6 +50,8 @@ pub(crate) enum LinkState {
     Online(SessionKey),
     /// The last bytes are on their way; nothing more is read.
     Closing(Closing),
+    /// The carrier is gone. What it has published waits for the other road, or for its acceptance.
+    Gone,
 }
 
 /// A CONNECT that is not answered yet.
@@ -286,8 +288,12 @@ pub(crate) struct Link {
     pub(crate) received_in_flight: u16,
     pub(crate) road: Road,
     pub(crate) on_road: u32,
-    /// The carrier is gone; only what waits for the other road is left.
-    pub(crate) is_gone: bool,
+    /// The session that this connection had, while publications of it are not accepted and the session lives on.
+    pub(crate) former: Option<SessionKey>,
+    /// The session's next connection on this shard: its publications wait behind those of this one.
+    pub(crate) next: Option<LinkKey>,
+    /// Publications wait until those of the session's former connection are accepted.
+    pub(crate) behind_former: bool,
     pub(crate) deferred: VecDeque<Deferred>,
     /// SUBSCRIBE and UNSUBSCRIBE packets whose answers wait for other shards.
     pub(crate) barriers: usize,
@@ -332,7 +338,9 @@ impl Link {
             received_in_flight: 0,
             road: Road::Direct,
             on_road: 0,
-            is_gone: false,
+            former: None,
+            next: None,
+            behind_former: false,
             deferred: VecDeque::new(),
             barriers: 0,
             barriers_max,
@@ -353,13 +361,23 @@ impl Link {
             || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
     }
 
+    /// Whether publications of this connection are not accepted yet.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        self.on_road > 0 || !self.deferred.is_empty()
+    }
+
+    /// Whether a publication by `road` has to wait until what went before it is accepted.
+    pub(crate) fn must_wait_for(&self, road: Road) -> bool {
+        self.behind_former || (self.road != road && self.on_road > 0)
+    }
+
     /// Whether publications wait for the other road, all of QoS 0: what ends the connection in order waits behind them.
     pub(crate) fn is_crossing(&self) -> bool {
         !self.deferred.is_empty() && self.acks.len() == 0
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        matches!(self.state, LinkState::Closing(_))
+        matches!(self.state, LinkState::Closing(_) | LinkState::Gone)
     }
 
     pub(crate) fn session(&self) -> Option<SessionKey> {
@@ -373,6 +391,8 @@ impl Link {
     pub(crate) fn deadline(&self, connect_timeout: Duration) -> Option<Instant> {
         match &self.state {
             LinkState::Closing(closing) => Some(closing.deadline),
+            // What it waits for has deadlines of its own.
+            LinkState::Gone => None,
             LinkState::Online(_) => self.silence_max.map(|silence| self.last_packet + silence),
             _ => Some(self.opened + connect_timeout),
         }

@@ -79,6 +79,7 @@ impl World {
         self.oracle.on_published(Publication {
             actor,
             connection: self.actors[actor].connections,
+            session: self.oracle.session(actor),
             topic: will_topic(actor).as_str().into(),
             qos: QoS::ExactlyOnce,
             retain: false,
@@ -168,6 +169,7 @@ impl World {
                 let publication = Publication {
                     actor,
                     connection: self.actors[actor].connections,
+                    session: self.oracle.session(actor),
                     topic: topic.clone(),
                     qos,
                     retain,

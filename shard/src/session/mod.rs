@@ -162,6 +162,11 @@ pub struct Session {
     pub replays: VecDeque<Replay>,
     /// What the old owner held, while this one still waits for shards to mark the new path.
     pub arrived: Option<Box<Session>>,
+    /// Publications that have come by the new path before all shards have marked it: whoever published them waits, lest
+    /// he goes on by a shard that still uses the old path.
+    pub unmarked: Vec<HoldKey>,
+    /// The last connection that is gone while publications of it are not accepted yet.
+    pub former: Option<LinkKey>,
     /// A pull is on its way; its answer comes through the deliver lane.
     pub pulling: bool,
     /// The publication that was last matched with this session, and its place in the matcher's list.
@@ -196,6 +201,8 @@ impl Session {
             will: None,
             replays: VecDeque::new(),
             arrived: None,
+            unmarked: Vec::new(),
+            former: None,
             pulling: false,
             stamp: (0, 0),
             armed: None,

@@ -97,7 +97,10 @@ impl Shard {
         let mut hold = None;
         for (subscriber, how) in matcher.list.drain(..) {
             match subscriber {
-                Subscriber::Session(key) => self.offer(now, key, Session::entry(message, &how), &mut hold),
+                Subscriber::Session(key) => {
+                    self.offer(now, key, Session::entry(message, &how), &mut hold);
+                    self.hold_until_marked(key, how.qos, &mut hold);
+                }
                 Subscriber::Group(key) => self.offer_to_group(now, key, message, &mut hold),
             }
         }
@@ -198,6 +201,24 @@ impl Shard {
         let deadline = now + self.settings.full_deadline;
         self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
         self.arm_parked(key);
+    }
+
+    /// The session is moving here, and some shards still use the old path: a publisher that changes shards (a retained
+    /// publication after a plain one) must not go on by one of them before this publication is known to be in front.
+    /// QoS 1 and 2 are bounded by what their publishers may have in flight; of QoS 0, what is over a queue's limit is lost
+    /// anyway.
+    fn hold_until_marked(&mut self, key: SessionKey, qos: QoS, hold: &mut Option<HoldKey>) {
+        let (shards, messages_max) = (self.shards, self.limits.messages_max);
+        let unmarked = |session: &Session| match &session.presence {
+            Presence::Arriving { marked, .. } if marked.len() < shards => {
+                qos > QoS::AtMostOnce || session.unmarked.len() < messages_max
+            }
+            _ => false,
+        };
+        if self.sessions.get(key).is_some_and(unmarked) {
+            let hold = self.hold_one_more(hold);
+            self.sessions[key].unmarked.push(hold);
+        }
     }
 
     /// One more subscriber has no room: the publication's hold, made at the first one.

@@ -209,6 +209,8 @@ impl Shard {
             link.acks_max = self.settings.unacked_max;
         }
         let session = &mut self.sessions[session_key];
+        link.behind_former = session.former.is_some();
+        let former = session.former;
         session.version = link.version;
         session.expiry_s = connecting.expiry_s;
         let quota = connecting.receive_max.min(self.settings.inflight_max);
@@ -218,6 +220,9 @@ impl Shard {
             _ => quota,
         };
         session.outbound.on_connected(quota);
+        if let Some(former) = former {
+            self.links[former].next = Some(key);
+        }
         self.send_connack(key, &connecting, session_present);
         // A Will still pending from an earlier connection is deleted by this one `[MQTT-3.1.3-9]`.
         self.sessions[session_key].will = connecting.will;

@@ -46,7 +46,7 @@ impl Shard {
         }
         self.link_ended(now, key);
         self.doors.remove(&door);
-        self.drop_link(now, key);
+        self.drop_link(key);
         self.door_actions.push_back((door, DoorAction::Abort));
     }
 
@@ -152,26 +152,19 @@ impl Shard {
     }
 
     /// Forgets a connection whose carrier is gone, and gives back what it was charged with. What it has published and
-    /// waits for the other road still counts, in its order: until that has crossed, the link stays without a carrier,
-    /// for as long as a full session may take at most.
-    pub(super) fn drop_link(&mut self, now: Instant, key: LinkKey) -> Option<Link> {
+    /// waits for the other road still counts, in its order, and what its client publishes next comes behind what is on
+    /// the road: until that is accepted the link stays without a carrier. It counts against `links_max` until then.
+    pub(super) fn drop_link(&mut self, key: LinkKey) -> Option<Link> {
         let link = self.links.get_mut(key)?;
-        if !link.deferred.is_empty() && !link.is_gone {
-            link.is_gone = true;
+        if !link.deferred.is_empty() || link.former.is_some() {
             link.input = BytesMut::new();
             link.output.clear();
-            let deadline = now + self.settings.full_deadline + self.settings.close_deadline;
-            link.state =
-                LinkState::Closing(Closing { deadline, how: CloseHow::Finish, said: true, told: true });
+            link.state = LinkState::Gone;
             self.recharge_link(key);
-            self.arm_link(key);
             return None;
         }
-        let mut link = self.links.remove(key)?;
+        let link = self.links.remove(key)?;
         self.budget.recharge(link.charged_bytes, 0);
-        for deferred in link.deferred.drain(..) {
-            self.publish(now, &deferred.message, super::Origin::Nobody);
-        }
         Some(link)
     }
 
@@ -291,7 +284,7 @@ impl Shard {
                 };
                 self.disconnect_how(now, key, reason, CloseHow::Reset(quic_code(reason)));
             }
-            LinkState::Closing(_) => {}
+            LinkState::Closing(_) | LinkState::Gone => {}
         }
     }
 
@@ -321,7 +314,7 @@ impl Shard {
     pub(super) fn link_ended(&mut self, now: Instant, key: LinkKey) {
         self.forget_publications(key);
         if let Some(session) = self.links[key].session() {
-            self.links[key].state = LinkState::AwaitConnect;
+            self.part_from_session(key, session);
             self.detach(now, session, WillAt::AfterDelay);
         }
     }
@@ -385,7 +378,7 @@ impl Shard {
                     self.sessions[session].will = None;
                     self.disconnect(now, key, ReasonCode::SERVER_SHUTTING_DOWN);
                 }
-                LinkState::Closing(_) => {}
+                LinkState::Closing(_) | LinkState::Gone => {}
                 _ => self.close_link(now, key, CloseHow::Finish),
             }
         }

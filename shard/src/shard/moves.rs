@@ -147,11 +147,12 @@ impl Shard {
         }
     }
 
-    /// All have marked the old path, and no retained messages are on their way to it: the session may go.
+    /// All have marked the old path, no retained messages are on their way to it, and what its client has published here
+    /// is accepted, so that nothing published on the new shard overtakes it: the session may go.
     pub(super) fn finish_move_if_marked(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get(key) else { return };
         let Presence::Leaving { to, next, marked } = &session.presence else { return };
-        if marked.len() < self.shards || session.pulling {
+        if marked.len() < self.shards || session.pulling || session.former.is_some() {
             return;
         }
         let (to, next) = (*to, Arc::clone(next));
@@ -182,6 +183,11 @@ impl Shard {
         if marked.len() < shards {
             return;
         }
+        // Whatever waits for these goes by marked paths only.
+        for hold in core::mem::take(&mut arriving.unmarked) {
+            self.release_hold(now, hold);
+        }
+        let arriving = &mut self.sessions[key];
         let Some(value) = arriving.arrived.take() else { return };
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
         arriving.outbound.append(collected);

@@ -162,6 +162,10 @@ impl Shard {
     pub(super) fn send_acks(&mut self, now: Instant, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
         let Some(session) = link.session() else { return };
+        // A duplicate of what a former connection has sent is acknowledged when that is accepted.
+        if link.behind_former {
+            return;
+        }
         let mut sent = false;
         while let Some((id, qos, reason)) = link.acks.pop_settled() {
             let kind = match qos {
@@ -276,7 +280,7 @@ impl Shard {
             _ => WillAt::AfterDelay,
         };
         // What waits for another road was sent before the DISCONNECT: it goes on, without an acknowledgement.
-        self.links[key].state = LinkState::AwaitConnect;
+        self.part_from_session(key, session);
         self.detach(now, session, will);
         self.close_link(now, key, CloseHow::Finish);
         Ok(())

@@ -7,15 +7,16 @@
 //! ```
 //! A ticket counts who has not accepted yet; the last one lets the PUBACK or PUBREC leave. Retained publications go by
 //! their topic's owner so that subscribers and the store see them in one order; a connection that mixes the two roads
-//! waits at the crossing until the other road is empty, so its own order holds as well.
+//! waits at the crossing until the other road is empty, so its own order holds as well. A client that comes back while
+//! publications of its former connection are on the road waits behind them in the same way.
 
 use std::time::Instant;
 
 use quelea_mqtt::{QoS, ReasonCode};
 use quelea_router::ShardId;
 
-use crate::envelope::{Accepted, Deliver, Forward, LinkKey, TicketKey};
-use crate::link::{Deferred, Link, Road};
+use crate::envelope::{Accepted, Deliver, Forward, LinkKey, SessionKey, TicketKey};
+use crate::link::{Deferred, Link, LinkState, Road};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::publication::Message;
@@ -29,7 +30,7 @@ impl Shard {
         let road = self.road_of(&message);
         let limits = self.limits;
         let link = &mut self.links[key];
-        if !link.deferred.is_empty() || (link.road != road && link.on_road > 0) {
+        if !link.deferred.is_empty() || link.must_wait_for(road) {
             // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
             let bytes: usize = link.deferred.iter().map(|deferred| deferred.message.bytes()).sum();
             let full = link.deferred.len() >= limits.messages_max || bytes >= limits.bytes_max;
@@ -195,12 +196,44 @@ impl Shard {
         self.publish_deferred(now, key);
     }
 
+    /// A connection is over for its session. If that lives on, what it publishes next waits for what is still here.
+    pub(super) fn part_from_session(&mut self, key: LinkKey, session_key: SessionKey) {
+        let link = &mut self.links[key];
+        link.state = LinkState::AwaitConnect;
+        let session = &mut self.sessions[session_key];
+        if session.is_persistent() && link.has_unsettled() {
+            link.former = Some(session_key);
+            session.former = Some(key);
+        }
+    }
+
+    /// The publications of a former connection are accepted: the next one's may go, or the session itself.
+    fn former_settled(&mut self, now: Instant, key: LinkKey, session_key: SessionKey) {
+        if let Some(next) = self.links[key].next.filter(|next| self.links.contains_key(*next)) {
+            self.links[next].behind_former = false;
+            self.send_acks(now, next);
+            self.publish_deferred(now, next);
+        }
+        if let Some(session) = self.sessions.get_mut(session_key)
+            && session.former == Some(key)
+        {
+            session.former = None;
+            self.finish_move_if_marked(now, session_key);
+        }
+    }
+
     fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
+        let Some(link) = self.links.get_mut(key) else { return };
+        if !link.has_unsettled()
+            && let Some(session) = link.former.take()
+        {
+            self.former_settled(now, key, session);
+        }
         let Some(link) = self.links.get(key) else { return };
-        if link.is_gone && link.deferred.is_empty() {
-            self.drop_link(now, key);
+        if matches!(link.state, LinkState::Gone) && link.deferred.is_empty() && link.former.is_none() {
+            self.drop_link(key);
             return;
         }
         let has_crossed = link.deferred.is_empty() && (link.input_ended || !link.input.is_empty());
@@ -215,7 +248,7 @@ impl Shard {
             && let Some(next) = link.deferred.front()
         {
             let road = self.road_of(&next.message);
-            if link.road != road && link.on_road > 0 {
+            if link.must_wait_for(road) {
                 return;
             }
             let next = self.links[key].deferred.pop_front().expect("just seen");

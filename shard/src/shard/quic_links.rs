@@ -86,7 +86,7 @@ impl Shard {
             QuicEvent::Closed { conn, .. } => {
                 if let Some(key) = self.streams.remove(&conn) {
                     self.link_ended(now, key);
-                    self.drop_link(now, key);
+                    self.drop_link(key);
                 }
             }
             QuicEvent::PeerMoved { conn, peer } => {
@@ -155,7 +155,7 @@ impl Shard {
         };
         self.link_ended(now, key);
         self.streams.remove(&conn);
-        self.drop_link(now, key);
+        self.drop_link(key);
         self.close_quic(now, conn, code);
     }
 
@@ -165,7 +165,7 @@ impl Shard {
         let link = &self.links[key];
         if link.is_closing() && link.carrier == Carrier::Stream(conn, stream) {
             self.streams.remove(&conn);
-            self.drop_link(now, key);
+            self.drop_link(key);
             self.close_quic(now, conn, 0);
         }
     }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use quelea_mqtt::ReasonCode;
 
 use crate::envelope::{GroupKey, LinkKey, SessionKey};
-use crate::link::{Carrier, CloseHow, Link, LinkState};
+use crate::link::{Carrier, CloseHow, LinkState};
 use crate::quic::Quic;
 use crate::session::Presence;
 
@@ -141,11 +141,8 @@ impl Shard {
 
     /// The last bytes were not taken in time, or there is no time for them.
     fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
-        let Link { carrier, is_gone, .. } = self.links[key];
-        self.drop_link(now, key);
-        if is_gone {
-            return;
-        }
+        let carrier = self.links[key].carrier;
+        self.drop_link(key);
         match carrier {
             Carrier::Door(door) => {
                 self.doors.remove(&door);

@@ -175,11 +175,14 @@ impl Oracle {
         let last = self.last_in_order.get(&order).copied();
         if let Some(last) = last.filter(|last| *last > id) {
             let other = &self.publications[last.0 as usize];
-            let bound = published.qos > QoS::AtMostOnce || published.connection == other.connection;
-            // Retained publications are sent on by the owner of their topic. While a session moves, that shard and the
-            // publisher's own change paths at different times: between the two roads order is not kept then.
-            let one_road = published.retain == other.retain || !self.clients[actor].moved;
-            if bound && one_road && !published.repeated && !other.repeated {
+            let bound = match published.qos {
+                QoS::AtMostOnce => published.connection == other.connection,
+                _ => published.session == other.session,
+            };
+            // A repeated QoS 1 publication may have come before, from the first time that it was sent.
+            let once =
+                |publication: &Publication| publication.qos != QoS::AtLeastOnce || !publication.repeated;
+            if bound && once(published) && once(other) {
                 return Err(format!("after publication {}, which was sent later", last.0));
             }
         }

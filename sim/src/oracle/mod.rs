@@ -36,6 +36,8 @@ pub(crate) struct Publication {
     pub(crate) actor: usize,
     /// The connection of its publisher on which it was sent first.
     pub(crate) connection: u32,
+    /// The session of its publisher then, counted.
+    pub(crate) session: u32,
     pub(crate) topic: Text,
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
@@ -99,8 +101,6 @@ struct Client {
     known: bool,
     /// Whether the session may have expired by now.
     may_expire: bool,
-    /// Whether the session has had more than one connection, so that it may have moved between shards.
-    moved: bool,
 }
 
 /// How often a publication came to one session, or to one shared group.
@@ -185,6 +185,11 @@ impl Oracle {
         id
     }
 
+    /// The number of a client's present session.
+    pub(crate) fn session(&self, actor: usize) -> u32 {
+        self.clients[actor].session
+    }
+
     pub(crate) fn on_publish_done(&mut self, id: PubId, now: Instant, reason: ReasonCode) {
         self.publications[id.0 as usize].done = Some((now, reason));
     }
@@ -218,7 +223,6 @@ impl Oracle {
         let expected = client.known && client.persistent && !client.may_expire;
         client.may_expire = false;
         if session_present {
-            client.moved |= client.known;
             client.known = true;
             return;
         }
@@ -236,7 +240,6 @@ impl Oracle {
         let session = client.session;
         client.session += 1;
         client.known = false;
-        client.moved = false;
         for number in self.present[actor].drain(..) {
             let subscription = &mut self.subscriptions[number];
             debug_assert_eq!(subscription.session, session);
