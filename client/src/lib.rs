@@ -1,7 +1,8 @@
 //! An MQTT client for 3.1, 3.1.1 and 5.0: a core without I/O, and (feature `tokio`, on by default) a front that carries it over TCP and QUIC.
 //!
 //! [`Core`] is a plain state machine: bytes and the time go in, bytes and events come out. The simulator and the load generator
-//! drive it directly, with `default-features = false`; whoever wants a client to call from async code takes the front.
+//! drive it directly, with `default-features = false`; whoever wants a client to call from async code takes the front. Very many
+//! cores over QUIC share a `quic::Endpoint` (feature `quic-core`), which does no I/O either.
 //!
 //! ```
 //! use std::time::Instant;
@@ -48,5 +49,7 @@
 pub mod core;
 #[cfg(feature = "tokio")]
 pub mod front;
+#[cfg(feature = "quic-core")]
+pub mod quic;
 
 pub use crate::core::*;
