@@ -19,7 +19,7 @@
 mod streams;
 
 use std::io;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,16 @@ impl Ring {
         if let Some(listener) = self.listeners.get_mut(listener.index()) {
             *listener = None;
         }
+    }
+
+    /// Takes a TCP stream that we opened ourselves, for good, and makes it a door. The stream may still be connecting (a
+    /// non-blocking `connect` that answered `EINPROGRESS`): a write then begins when the connection stands, and a connection
+    /// that fails ends with [`Closed::Reset`](crate::Closed::Reset). [`Sink::opened`] is not called.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` if `doors_max` doors are open; otherwise what the kernel says of the socket.
+    pub fn add_stream(&mut self, stream: TcpStream) -> io::Result<DoorId> {
+        self.streams.add(&self.epoll, stream, &mut self.counters)
     }
 
     /// A handle that wakes [`poll`](Ring::poll) from any thread.

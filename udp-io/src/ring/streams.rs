@@ -77,6 +77,27 @@ impl Streams {
         1
     }
 
+    /// Makes a stream of our own a door.
+    pub(super) fn add(
+        &mut self,
+        epoll: &Epoll,
+        stream: TcpStream,
+        counters: &mut Counters,
+    ) -> io::Result<DoorId> {
+        if self.doors.is_full() {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "doors_max doors are open"));
+        }
+        self.set_up(&stream)?;
+        let id = self.doors.insert(Door::new(stream));
+        let Some(door) = self.doors.get(id) else { unreachable!("just inserted") };
+        if let Err(error) = epoll.add(door.stream.as_fd(), id.0, door.armed) {
+            self.doors.remove(id);
+            return Err(error);
+        }
+        counters.doors_opened += 1;
+        Ok(id)
+    }
+
     fn set_up(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         stream.set_nonblocking(true)?;
         // The turn joins small packets itself; the kernel must not hold back what it is given.

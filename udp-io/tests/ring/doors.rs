@@ -358,3 +358,50 @@ fn a_wait_ends_when_it_should_and_not_before() {
     assert_eq!(ring.poll(Some(wait), &mut Heard::default()).unwrap(), 0);
     assert!(start.elapsed() >= wait);
 }
+
+/// A non-blocking connect towards `to`, as it stands at once.
+fn connecting(to: std::net::SocketAddr) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    if let Err(error) = socket.connect(&to.into()) {
+        assert_eq!(error.raw_os_error(), Some(libc::EINPROGRESS));
+    }
+    socket.into()
+}
+
+#[test]
+fn a_stream_of_our_own_is_written_to_before_it_is_connected() {
+    let mut ring = ring();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let door = ring.add_stream(connecting(listener.local_addr().unwrap())).unwrap();
+    ring.write(door, batch(b"hello"));
+    let mut heard = Heard::default();
+    poll_until(&mut ring, &mut heard, "written", |heard| heard.written == [door]);
+    let (mut peer, _) = listener.accept().unwrap();
+    let mut seen = [0; 5];
+    peer.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"hello");
+    peer.write_all(b"world").unwrap();
+    poll_until(&mut ring, &mut heard, "the answer", |heard| heard.bytes_of(door) == b"world");
+    assert!(heard.opened.is_empty(), "only accepted doors are announced");
+}
+
+#[test]
+fn a_stream_of_our_own_that_nobody_accepts_ends_with_a_reset() {
+    let mut ring = ring();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let door = ring.add_stream(connecting(nobody)).unwrap();
+    ring.write(door, batch(b"hello"));
+    let mut heard = Heard::default();
+    poll_until(&mut ring, &mut heard, "the refusal", |heard| !heard.closed.is_empty());
+    assert_eq!(heard.closed_as(door), [Closed::Reset(std::io::ErrorKind::ConnectionRefused)]);
+    assert_eq!(ring.doors_open(), 0);
+}
+
+#[test]
+fn a_stream_beyond_doors_max_is_refused() {
+    let mut ring = Ring::new(&RingConfig { doors_max: 0, ..RingConfig::default() }).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refusal = ring.add_stream(connecting(listener.local_addr().unwrap())).unwrap_err();
+    assert_eq!(refusal.kind(), std::io::ErrorKind::QuotaExceeded);
+}
