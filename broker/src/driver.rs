@@ -168,8 +168,9 @@ impl Driver for RingDriver {
         self.answers.push((request.id, answer));
     }
 
-    fn submit(&mut self) {
+    fn submit(&mut self, shard: &mut Shard) {
         self.ring.flush().expect("watching our own sockets");
+        self.ring.reap(&mut Input { shard, now: None, rung: false });
     }
 
     fn wake(&mut self, shards: ShardSet) {

@@ -40,8 +40,9 @@ pub trait Driver {
     /// Has a side thread do something.
     fn request(&mut self, request: Request);
 
-    /// Everything of this turn has been handed over: submit it.
-    fn submit(&mut self);
+    /// Everything of this turn has been handed over: submit it. What is complete at once (a write that the kernel has
+    /// taken) may be told to the shard here, so that it need not keep the next [`Driver::receive`] from waiting.
+    fn submit(&mut self, shard: &mut Shard);
 
     /// Rings the doorbells of these shards.
     fn wake(&mut self, shards: ShardSet);
@@ -88,7 +89,7 @@ impl Turn {
 
         let began = driver.now();
         shard.accept_handshakes(began, || driver.now().saturating_duration_since(began) > HANDSHAKE_BUDGET);
-        let more = shard.handle_envelopes(began, ENVELOPES_PER_LANE);
+        shard.handle_envelopes(began, ENVELOPES_PER_LANE);
 
         let now = driver.now();
         if shard.poll_timeout().is_some_and(|due| due <= now) {
@@ -106,7 +107,7 @@ impl Turn {
         if !bells.is_empty() {
             driver.wake(bells);
         }
-        self.busy = more || stuck || shard.has_unfinished() || shard.has_handshakes();
+        self.busy = stuck || shard.has_unfinished() || shard.has_handshakes();
     }
 
     /// One pass over what is dirty: byte streams first, they are cheap; then datagrams, packed per connection.
@@ -122,7 +123,7 @@ impl Turn {
         while let Some(request) = shard.poll_request() {
             driver.request(request);
         }
-        driver.submit();
+        driver.submit(shard);
     }
 }
 

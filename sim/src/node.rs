@@ -119,7 +119,7 @@ impl Driver for Ring<'_> {
         self.effects.push(Effect::Request(request));
     }
 
-    fn submit(&mut self) {}
+    fn submit(&mut self, _shard: &mut Shard) {}
 
     fn wake(&mut self, shards: ShardSet) {
         self.effects.push(Effect::Wake(shards));

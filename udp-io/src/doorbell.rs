@@ -1,7 +1,7 @@
 //! The doorbell: an eventfd by which another thread wakes a ring that waits in `poll`.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -22,15 +22,9 @@ impl Doorbell {
     /// once, however often it is rung before. Costs a system call (about 250 ns, and 9 µs on each side if the
     /// ring sleeps): ring once per batch, and only who sleeps.
     pub fn ring(&self) {
-        // Fails only when the counter is full (the ring is awake by then): writing to our own eventfd meets
-        // no other error.
+        // Fails only when the counter is full, 2^64 rings from now: writing to our own eventfd meets no other
+        // error.
         let _ = (&*self.counter).write(&1_u64.to_ne_bytes());
-    }
-
-    /// Resets the counter, so that the next ring is heard.
-    pub(crate) fn hush(&self) {
-        // Fails only when the counter is zero already.
-        let _ = (&*self.counter).read(&mut [0; 8]);
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {

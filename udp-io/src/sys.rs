@@ -69,7 +69,7 @@ pub(crate) fn event_counter() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// An epoll instance, level-triggered throughout.
+/// An epoll instance.
 pub(crate) struct Epoll {
     fd: OwnedFd,
     /// False once the kernel has said that it lacks `epoll_pwait2` (before Linux 5.11): timeouts are then

@@ -229,6 +229,15 @@ impl Session {
         }
     }
 
+    /// Whether room in the connection's output would let anything go on: what waits to be sent, to be queued, to be
+    /// fetched, or to be asked of a group's owner.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        self.outbound.has_work()
+            || !self.parked.is_empty()
+            || !self.replays.is_empty()
+            || !self.memberships.is_empty()
+    }
+
     /// Whether it is on its way between two shards.
     pub fn is_moving(&self) -> bool {
         matches!(self.presence, Presence::Arriving { .. } | Presence::Leaving { .. })

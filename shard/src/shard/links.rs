@@ -85,8 +85,11 @@ impl Shard {
         if link.reading_paused && !link.is_held() && link.output.bytes() < OUTPUT_PAUSE_BYTES {
             self.resume_input(now, key);
         }
-        if let Some(session) = self.links.get(key).and_then(Link::session) {
-            self.list_session(session);
+        // Only who waits for room: nearly every write completes with nothing behind it, and a listed session costs a turn.
+        if let Some(key) = self.links.get(key).and_then(Link::session)
+            && self.sessions[key].waits_for_room()
+        {
+            self.list_session(key);
         }
     }
 

@@ -101,7 +101,8 @@ impl Shard {
         self.peers[to.index()].reply.interest_seq = Some(seq);
     }
 
-    /// Takes in what other shards have sent, at most `per_lane_max` from each lane of each. Returns whether anything came.
+    /// Takes in what other shards have sent, at most `per_lane_max` from each lane of each.
+    /// Returns whether anything came.
     pub fn handle_envelopes(&mut self, now: Instant, per_lane_max: usize) -> bool {
         let mut any = false;
         for from in self.others() {

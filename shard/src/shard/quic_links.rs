@@ -240,6 +240,8 @@ impl Shard {
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
             || !self.doomed_sessions.is_empty()
+            || !self.door_actions.is_empty()
+            || !self.requests.is_empty()
             || self.announcements.is_pending()
             || !self.loopback.is_empty()
     }

@@ -332,6 +332,18 @@ fn a_removed_listener_accepts_no_more_and_its_doors_stay() {
 }
 
 #[test]
+fn a_write_that_is_complete_is_reaped_and_the_next_poll_sleeps() {
+    let (mut ring, mut heard, _client, door) = connected(&RingConfig::default());
+    ring.write(door, batch(b"taken at once"));
+    assert_eq!(ring.reap(&mut heard), 1);
+    assert_eq!(heard.written, [door]);
+    assert_eq!(ring.reap(&mut heard), 0, "told once");
+    let (start, wait) = (std::time::Instant::now(), Duration::from_millis(5));
+    assert_eq!(ring.poll(Some(wait), &mut heard).unwrap(), 0);
+    assert!(start.elapsed() >= wait, "nothing is due, so it waits");
+}
+
+#[test]
 fn the_doorbell_wakes_a_ring_from_another_thread() {
     let mut ring = ring();
     let mut heard = Heard::default();
