@@ -159,7 +159,7 @@ impl Pair {
             while let Some(event) = quic.poll_event() {
                 if let QuicEvent::Readable { conn, stream } = event {
                     let mut read = 0;
-                    quic.read(conn, stream, 1 << 16, |bytes| read += bytes.len());
+                    quic.read(now, conn, stream, 1 << 16, |bytes| read += bytes.len());
                     quic.write(conn, stream, &mut Bytes::copy_from_slice(&vec![0x20; read]));
                 }
             }

@@ -9,6 +9,7 @@ use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Inc
 use super::admission::{Guest, Verdict, Waiting};
 use super::event::{Handled, Path};
 use super::table::{Entry, Moving, Stage};
+use super::window::Window;
 use super::{Quic, handle_of, slot_of};
 
 impl Quic {
@@ -165,6 +166,8 @@ impl Quic {
             closed_here: false,
             moved: false,
             readable: None,
+            window: Window::new(&self.windows),
+            blocked: false,
             opened: [false; 2],
             ready: false,
             dirty: false,

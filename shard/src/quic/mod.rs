@@ -31,6 +31,7 @@ mod streams;
 mod table;
 mod tls;
 mod wheel;
+mod window;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -58,6 +59,7 @@ use keys::{ResetKey, TokenClock, TokenKey};
 use output::Stateless;
 use table::{Stage, Table};
 use wheel::Wheel;
+use window::{Widened, WindowLimits};
 
 /// The QUIC endpoint of one shard and its connections.
 ///
@@ -86,6 +88,8 @@ pub struct Quic {
     token_key: Arc<TokenKey>,
     clock: TokenClock,
     established: usize,
+    windows: WindowLimits,
+    widened: Widened,
     /// Where quinn-proto writes stateless answers.
     scratch: Vec<u8>,
     counters: QuicCounters,
@@ -133,6 +137,8 @@ impl Quic {
             token_key: Arc::new(TokenKey::new(&keys.token_key)),
             clock: TokenClock::default(),
             established: 0,
+            windows: settings.windows(),
+            widened: Widened::default(),
             scratch: Vec::new(),
             counters: QuicCounters::default(),
         };
@@ -222,18 +228,12 @@ impl Quic {
         &self.counters
     }
 
-    /// The most this connection may cost, in bytes: its state, what the peer may send unread, what we hold unsent or
-    /// unacknowledged. 0 for one that is gone.
+    /// What this connection may cost, in bytes: its state, what the peer may send unread, and what we hold unsent or
+    /// unacknowledged if that fills its window. 0 for one that is gone.
     pub fn charged_bytes(&self, conn: ConnId) -> usize {
-        match self.table.open(conn) {
-            Some(_) => {
-                table::SLOT_BYTES
-                    + HEAP_BYTES
-                    + self.settings.connection_window as usize
-                    + self.settings.send_window as usize
-            }
-            None => 0,
-        }
+        let Some(entry) = self.table.open(conn) else { return 0 };
+        let unsent = if entry.blocked { self.settings.send_window as usize } else { 0 };
+        table::SLOT_BYTES + HEAP_BYTES + entry.window.bytes() as usize + unsent
     }
 
     /// Whether there is nothing to do until the next input or timeout: no events, no datagrams, no handshakes waiting.
@@ -275,6 +275,7 @@ impl Quic {
     /// Frees the slot of a connection that has nothing more to say, here and in quinn-proto.
     fn free(&mut self, slot: u32) {
         let entry = self.table.remove(slot).expect("a slot is freed once");
+        entry.window.give_back(&self.windows, &mut self.widened);
         debug_assert_eq!(entry.stage, Stage::Lingering, "its end has been told");
         self.wheel.disarm(slot);
         self.endpoint.handle_event(handle_of(slot), EndpointEvent::drained());

@@ -9,6 +9,8 @@ use std::time::Duration;
 use quinn_proto::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
 
+use super::window::WindowLimits;
+
 /// Limits and timers of the QUIC half of one shard.
 #[derive(Clone, Debug)]
 pub struct QuicSettings {
@@ -31,10 +33,12 @@ pub struct QuicSettings {
     pub streams_bidi: u32,
     /// Unidirectional streams the peer may have open at once.
     pub streams_uni: u32,
-    /// Bytes the peer may have under way or unread on one stream.
-    pub stream_window: u32,
-    /// Bytes the peer may have under way or unread on one connection.
+    /// Bytes the peer may have under way or unread on a new connection, over all its streams.
     pub connection_window: u32,
+    /// The same for a connection that has proven that it needs more. At least [`Self::connection_window`].
+    pub connection_window_max: u32,
+    /// What all connections of this shard may have beyond their first windows, bytes.
+    pub windows_widened_max: u64,
     /// Bytes of ours that one connection holds unsent or unacknowledged, at most [`SEND_WINDOW_MAX`]. It also bounds
     /// each stream: quinn-proto counts per connection only.
     pub send_window: u64,
@@ -72,8 +76,9 @@ impl Default for QuicSettings {
             connections_per_prefix_max: 1 << 16,
             streams_bidi: 1,
             streams_uni: 0,
-            stream_window: 32 * 1024,
-            connection_window: 64 * 1024,
+            connection_window: 16 * 1024,
+            connection_window_max: 256 * 1024,
+            windows_widened_max: 64 << 20,
             send_window: 32 * 1024,
             incoming_bytes_max: 8 << 20,
             mtu_max: 1_452,
@@ -91,6 +96,7 @@ impl QuicSettings {
     /// If a value is out of its documented range: settings are ours.
     pub(super) fn transport(&self) -> TransportConfig {
         assert!(self.send_window <= SEND_WINDOW_MAX, "send_window {} > {SEND_WINDOW_MAX}", self.send_window);
+        assert!(self.connection_window <= self.connection_window_max, "the first window is the smallest");
         assert!(self.streams_bidi <= STREAMS_MAX && self.streams_uni <= STREAMS_MAX, "too many streams");
         let idle = IdleTimeout::try_from(self.idle_timeout).expect("idle_timeout is below 2^62 ms");
         let mut transport = TransportConfig::default();
@@ -98,7 +104,7 @@ impl QuicSettings {
             .max_idle_timeout(Some(idle))
             .max_concurrent_bidi_streams(self.streams_bidi.into())
             .max_concurrent_uni_streams(self.streams_uni.into())
-            .stream_receive_window(self.stream_window.into())
+            .stream_receive_window(self.connection_window_max.into())
             .receive_window(self.connection_window.into())
             .send_window(self.send_window)
             .crypto_buffer_size(CRYPTO_BYTES_MAX)
@@ -115,6 +121,14 @@ impl QuicSettings {
             Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
         };
         transport
+    }
+
+    pub(super) fn windows(&self) -> WindowLimits {
+        WindowLimits {
+            first: self.connection_window,
+            max: self.connection_window_max,
+            widened_max: self.windows_widened_max,
+        }
     }
 
     fn mtu_discovery(&self) -> Option<MtuDiscoveryConfig> {

@@ -1,6 +1,8 @@
 //! What the sessions do with streams. A name that is stale, or a stream that is gone, is no error: both ends of a
 //! connection move on their own, and the event that says so is on its way.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use quinn_proto::{Dir, ReadError, VarInt, WriteError};
 
@@ -8,9 +10,11 @@ use super::event::{ConnId, ReadEnd, StreamId, WriteEnd};
 use super::{Quic, code_of};
 
 impl Quic {
-    /// Hands what has arrived on a stream, in order, to `sink`, up to `bytes_max`, and returns the room to the peer.
+    /// Hands what has arrived on a stream, in order, to `sink`, up to `bytes_max`, and returns the room to the peer; more
+    /// of it if the connection is fast.
     pub fn read(
         &mut self,
+        now: Instant,
         conn: ConnId,
         stream: StreamId,
         bytes_max: usize,
@@ -36,7 +40,13 @@ impl Quic {
                 Err(ReadError::Reset(code)) => break ReadEnd::Reset(code.into_inner()),
             }
         };
-        if chunks.finalize().should_transmit() {
+        let mut transmit = chunks.finalize().should_transmit();
+        let (rtt, read) = (entry.connection.rtt(), bytes_max - left);
+        if let Some(window) = entry.window.on_read(now, rtt, read, &self.windows, &mut self.widened) {
+            entry.connection.set_receive_window(window.into());
+            transmit = true;
+        }
+        if transmit {
             self.mark_dirty(conn.slot);
         }
         end
@@ -61,6 +71,7 @@ impl Quic {
                 Err(WriteError::ClosedStream) => break WriteEnd::Gone,
             }
         };
+        entry.blocked = matches!(end, WriteEnd::Blocked);
         self.mark_dirty(conn.slot);
         end
     }

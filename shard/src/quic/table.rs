@@ -15,6 +15,7 @@ use quinn_proto::Connection;
 
 use super::admission::Guest;
 use super::event::{Alpn, ConnId, StreamId};
+use super::window::Window;
 
 /// One connection and what we keep beside it.
 pub(super) struct Entry {
@@ -31,6 +32,10 @@ pub(super) struct Entry {
     pub(super) moved: bool,
     /// A stream that was just announced; its first bytes bring no event of their own.
     pub(super) readable: Option<StreamId>,
+    /// What the peer may send unread.
+    pub(super) window: Window,
+    /// The last write found no room.
+    pub(super) blocked: bool,
     /// Streams may have been opened that the shard has not heard of, by direction: bidirectional, unidirectional.
     pub(super) opened: [bool; 2],
     /// In the list of connections that may have events.

@@ -146,10 +146,14 @@ impl Shard {
         }
     }
 
-    /// Charges the shard's budget with what a connection's buffers hold now.
+    /// Charges the shard's budget with what a connection's buffers hold now; over QUIC with the connection itself and the
+    /// credit that it was granted, too.
     pub(super) fn recharge_link(&mut self, key: LinkKey) {
         if let Some(link) = self.links.get_mut(key) {
-            let held = link.buffered_bytes();
+            let mut held = link.buffered_bytes();
+            if let (Carrier::Stream(conn, _), Some(quic)) = (link.carrier, &self.quic) {
+                held += quic.charged_bytes(conn);
+            }
             self.budget.recharge(core::mem::replace(&mut link.charged_bytes, held), held);
         }
     }

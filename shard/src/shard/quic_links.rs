@@ -114,7 +114,7 @@ impl Shard {
             let mut scratch = core::mem::take(&mut self.scratch);
             scratch.clear();
             let quic = self.quic.as_mut().expect("the connection is its");
-            let end = quic.read(conn, stream, READ_BYTES, |bytes| scratch.extend_from_slice(bytes));
+            let end = quic.read(now, conn, stream, READ_BYTES, |bytes| scratch.extend_from_slice(bytes));
             if !scratch.is_empty() {
                 self.handle_link_bytes(now, key, &scratch);
             }
@@ -190,6 +190,8 @@ impl Shard {
             }
         }
         counters.bytes_sent += taken as u64;
+        self.recharge_link(key);
+        let link = &self.links[key];
         let waiting = link.output.unsent_bytes() > 0;
         match self.close_how(key) {
             Some(CloseHow::Reset(code)) => self.reset_after_last_bytes(key, conn, stream, code),

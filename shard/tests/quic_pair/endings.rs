@@ -71,7 +71,7 @@ fn a_stale_name_finds_nothing_even_when_its_slot_is_used_again() {
     let quic = &mut world.broker.shards[0];
     let mut bytes = Bytes::from_static(b"for somebody else");
     assert_eq!(quic.write(first, StreamId(0), &mut bytes), WriteEnd::Gone);
-    assert_eq!(quic.read(first, StreamId(0), 100, |_| {}), ReadEnd::Gone);
+    assert_eq!(quic.read(now, first, StreamId(0), 100, |_| {}), ReadEnd::Gone);
     assert_eq!((quic.peer(first), quic.alpn(first), quic.charged_bytes(first)), (None, None, 0));
     quic.close(world.now, first, 0, b"");
     world.run(Duration::from_secs(1));

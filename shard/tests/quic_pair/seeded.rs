@@ -93,7 +93,7 @@ fn story(certificate: &mut Certificate, seed: u64) -> u64 {
     world.run(Duration::from_secs(20));
     let streams: Vec<_> = world.clients.iter_mut().map(|client| client.open()).collect();
     for (client, &stream) in world.clients.iter_mut().zip(&streams) {
-        client.write(stream, &[7; 20_000]);
+        client.write(stream, &[7; 12_000]);
         client.finish(stream);
     }
     world.run(Duration::from_millis(50));
@@ -109,7 +109,7 @@ fn story(certificate: &mut Certificate, seed: u64) -> u64 {
             },
         )
     });
-    assert!(back.iter().all(|bytes| bytes.len() == 20_000));
+    assert!(back.iter().all(|bytes| bytes.len() == 12_000));
     world.trace
 }
 

@@ -52,7 +52,7 @@ fn megabyte() -> Vec<u8> {
     (0..1u32 << 18).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_be_bytes()).collect()
 }
 
-/// Sends a megabyte from client to broker and back, through windows of 32 KiB; returns the virtual time it took.
+/// Sends a megabyte from client to broker and back, through windows of 16 KiB at first; returns the virtual time it took.
 fn echo_a_megabyte(world: &mut World, certificate: &Certificate) -> Duration {
     world.broker.echo = true;
     let (client, conn) = world.connect(certificate);
@@ -122,16 +122,22 @@ fn reading_obeys_its_budget_and_holds_the_peer_back() {
     let mut at = world.clients[client].write(stream, &sent);
     world.run(Duration::from_secs(1));
     at += world.clients[client].write(stream, &sent[at..]);
-    assert_eq!(at, 32 * 1024, "the stream's window");
+    assert_eq!(at, 16 * 1024, "the connection's first window");
+    let now = world.now;
     let quic = &mut world.broker.shards[0];
     let mut received = Vec::new();
-    let end = quic.read(conn, STREAM_0, 10_000, |bytes| received.extend_from_slice(bytes));
+    let end = quic.read(now, conn, STREAM_0, 10_000, |bytes| received.extend_from_slice(bytes));
     assert_eq!((end, received.len()), (ReadEnd::More, 10_000));
-    let end = quic.read(conn, STREAM_0, 1 << 20, |bytes| received.extend_from_slice(bytes));
-    assert_eq!((end, received.len()), (ReadEnd::Blocked, 32 * 1024));
+    let end = quic.read(now, conn, STREAM_0, 1 << 20, |bytes| received.extend_from_slice(bytes));
+    assert_eq!((end, received.len()), (ReadEnd::Blocked, 16 * 1024));
     world.run(Duration::from_millis(100));
-    assert_eq!(world.clients[client].write(stream, &sent[at..]), 32 * 1024, "room was returned");
-    assert!(received == sent[..32 * 1024]);
+    let more = world.clients[client].write(stream, &sent[at..]);
+    assert_eq!(
+        more,
+        2 * 16 * 1024,
+        "room was returned, and more of it: the window was full within a round trip"
+    );
+    assert!(received == sent[..16 * 1024]);
 }
 
 #[test]

@@ -251,7 +251,7 @@ impl Broker {
                 out_of_time
             });
             while let Some(event) = self.shards[number].poll_event() {
-                self.on_event(number, &event);
+                self.on_event(now, number, &event);
                 self.events.push((number, event));
             }
             let mut buffer = Vec::new();
@@ -267,22 +267,22 @@ impl Broker {
         }
     }
 
-    fn on_event(&mut self, number: usize, event: &QuicEvent) {
+    fn on_event(&mut self, now: Instant, number: usize, event: &QuicEvent) {
         match *event {
-            QuicEvent::Readable { conn, stream } if self.reading => self.read(number, conn, stream),
+            QuicEvent::Readable { conn, stream } if self.reading => self.read(now, number, conn, stream),
             QuicEvent::Writable { conn, stream } => self.flush(number, conn, stream),
             _ => {}
         }
     }
 
     /// Reads a stream to the end of what is there; echoes if told to.
-    pub(crate) fn read(&mut self, number: usize, conn: ConnId, stream: StreamId) {
+    pub(crate) fn read(&mut self, now: Instant, number: usize, conn: ConnId, stream: StreamId) {
         let quic = &mut self.shards[number];
         let received = self.received.entry((conn, stream)).or_default();
         let unsent = self.unsent.entry((number, conn, stream)).or_default();
         let end = loop {
             let before = received.len();
-            let end = quic.read(conn, stream, 1_000, |bytes| received.extend_from_slice(bytes));
+            let end = quic.read(now, conn, stream, 1_000, |bytes| received.extend_from_slice(bytes));
             if self.echo {
                 unsent.bytes.extend_from_slice(&received[before..]);
             }
