@@ -19,6 +19,7 @@
 //! | [`retained`] | topic → last retained message | this shard's part of the retained messages, to its limits |
 //! | [`share`] | one `$share` group: members and waiting messages | the group, to its limits |
 //! | [`mailbox`] | rings between each ordered pair of shards | fixed at start |
+//! | [`slots`] | values under keys that are never mistaken: where a shard keeps connections and sessions | their number |
 //! | [`placement`] | which shard owns a topic, a group, a client id | nothing |
 //!
 //! Filters are bounded by the sessions that hold them (a session's subscriptions are limited where sessions
@@ -41,6 +42,7 @@ pub mod retained;
 pub mod shards;
 pub mod share;
 pub mod sleep;
+pub mod slots;
 
 pub use filter::{FilterId, FilterTrie, Inserted, Removed};
 pub use interest::Interest;
@@ -50,3 +52,4 @@ pub use retained::{RetainedFull, RetainedLimits, RetainedStore};
 pub use shards::{SHARDS_MAX, ShardId, ShardSet};
 pub use share::{Seq, ShareFull, ShareGroup, ShareLimits};
 pub use sleep::SleepFlags;
+pub use slots::{SlotId, SlotKey, Slots};

@@ -8,8 +8,9 @@
 //! The slots stand in chunks, so that growing to a million neither copies what is there (a pause of
 //! milliseconds on the packet path) nor leaves half of the memory empty. Memory goes back from the end: vacant
 //! slots there are dropped at once, and with them their chunks. A handle is stable for as long as its value
-//! lives.
+//! lives, and may name another value after that; [`Slots`](crate::Slots) has keys that do not.
 
+#[derive(Debug)]
 pub(crate) struct Slab<T> {
     /// All full but the last; none empty.
     chunks: Vec<Vec<Option<T>>>,
@@ -20,6 +21,18 @@ pub(crate) struct Slab<T> {
 }
 
 impl<T> Slab<T> {
+    /// Slots of a chunk.
+    pub(crate) const CHUNK: usize = {
+        let slots = CHUNK_BYTES / size_of::<Option<T>>();
+        if slots < 16 {
+            16
+        } else if slots > 512 {
+            512
+        } else {
+            slots
+        }
+    };
+
     pub(crate) const fn new() -> Self {
         Self { chunks: Vec::new(), free: Vec::new(), live: 0 }
     }
@@ -38,18 +51,35 @@ impl<T> Slab<T> {
 
     /// Takes out the value of a live handle.
     pub(crate) fn remove(&mut self, id: u32) -> T {
+        let value = self.take(id);
+        self.drop_tail();
+        value
+    }
+
+    /// Takes out the value of a live handle and keeps the memory: [`Slab::drop_tail`] gives it back.
+    pub(crate) fn take(&mut self, id: u32) -> T {
         let Some(value) = self.slot_mut(id).and_then(Option::take) else {
             unreachable!("slot {id} is vacant");
         };
         self.live -= 1;
         self.free.push(id);
-        self.drop_tail();
         value
     }
 
     #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<&T> {
-        self.chunks.get(id as usize / CHUNK)?.get(id as usize % CHUNK)?.as_ref()
+        self.chunks.get(id as usize / Self::CHUNK)?.get(id as usize % Self::CHUNK)?.as_ref()
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut T> {
+        self.slot_mut(id)?.as_mut()
+    }
+
+    /// Live handles with their values, in the order of the handles.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        let slots = self.chunks.iter().flatten().enumerate();
+        slots.filter_map(|(id, slot)| Some((id as u32, slot.as_ref()?)))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -64,9 +94,9 @@ impl<T> Slab<T> {
     }
 
     fn push(&mut self, value: T) -> u32 {
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
+        if self.chunks.last().is_none_or(|chunk| chunk.len() == Self::CHUNK) {
             // The first chunk grows with its content, for the many slabs that stay small.
-            let slots = if self.chunks.is_empty() { 0 } else { CHUNK };
+            let slots = if self.chunks.is_empty() { 0 } else { Self::CHUNK };
             self.chunks.push(Vec::with_capacity(slots));
         }
         let id = self.end();
@@ -77,11 +107,12 @@ impl<T> Slab<T> {
     }
 
     /// Slots, vacant ones counted.
-    fn end(&self) -> usize {
-        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * CHUNK + last.len())
+    pub(crate) fn end(&self) -> usize {
+        self.chunks.last().map_or(0, |last| (self.chunks.len() - 1) * Self::CHUNK + last.len())
     }
 
-    fn drop_tail(&mut self) {
+    /// Gives back the memory of the vacant slots at the end.
+    pub(crate) fn drop_tail(&mut self) {
         if self.live == 0 {
             *self = Self::new();
             return;
@@ -96,7 +127,7 @@ impl<T> Slab<T> {
             self.chunks.pop();
         }
         let end = self.end();
-        if self.free.len() > CHUNK && self.free.len() > 2 * end {
+        if self.free.len() > Self::CHUNK && self.free.len() > 2 * end {
             self.free.retain(|id| (*id as usize) < end);
             self.free.shrink_to_fit();
         }
@@ -104,7 +135,7 @@ impl<T> Slab<T> {
 
     #[inline]
     fn slot_mut(&mut self, id: u32) -> Option<&mut Option<T>> {
-        self.chunks.get_mut(id as usize / CHUNK)?.get_mut(id as usize % CHUNK)
+        self.chunks.get_mut(id as usize / Self::CHUNK)?.get_mut(id as usize % Self::CHUNK)
     }
 }
 
@@ -113,7 +144,7 @@ impl<T> std::ops::Index<u32> for Slab<T> {
 
     #[inline]
     fn index(&self, id: u32) -> &T {
-        match &self.chunks[id as usize / CHUNK][id as usize % CHUNK] {
+        match &self.chunks[id as usize / Self::CHUNK][id as usize % Self::CHUNK] {
             Some(value) => value,
             None => unreachable!("slot {id} is vacant"),
         }
@@ -123,15 +154,15 @@ impl<T> std::ops::Index<u32> for Slab<T> {
 impl<T> std::ops::IndexMut<u32> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, id: u32) -> &mut T {
-        match &mut self.chunks[id as usize / CHUNK][id as usize % CHUNK] {
+        match &mut self.chunks[id as usize / Self::CHUNK][id as usize % Self::CHUNK] {
             Some(value) => value,
             None => unreachable!("slot {id} is vacant"),
         }
     }
 }
 
-/// Slots of a chunk: 28 KiB of trie nodes, which the allocator serves from its heap.
-const CHUNK: usize = 512;
+/// Bytes of a chunk, at most: an allocator serves them from its heap and rounds them up by little.
+const CHUNK_BYTES: usize = 32 * 1024;
 /// The numbers above are left to the marks that a user of the slab wants (`NONE` and the like).
 pub(crate) const HANDLES_MAX: usize = u32::MAX as usize - 1024;
 

@@ -14,25 +14,43 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use quelea_mqtt::{QoS, ReasonCode};
-use quelea_router::{Seq, ShardId};
-use slotmap::new_key_type;
+use quelea_router::{Seq, ShardId, SlotId, SlotKey};
 use smallvec::SmallVec;
 
 use crate::publication::Message;
 use crate::quic::Path;
 use crate::session::{Session, Subscription};
 
-new_key_type! {
+/// Keys of one shard's tables, each a type of its own.
+macro_rules! slot_keys {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(SlotId);
+
+        impl SlotKey for $name {
+            fn from_slot(id: SlotId) -> Self {
+                Self(id)
+            }
+
+            fn slot(self) -> SlotId {
+                self.0
+            }
+        }
+    )*};
+}
+
+slot_keys! {
     /// An MQTT connection of one shard.
-    pub struct LinkKey;
+    LinkKey;
     /// A session of one shard.
-    pub struct SessionKey;
+    SessionKey;
     /// A publication that its publisher's shard has not yet seen accepted by everyone.
-    pub struct TicketKey;
+    TicketKey;
     /// A shared group of its owner shard.
-    pub struct GroupKey;
+    GroupKey;
     /// A publication that sessions of this shard have no room for yet.
-    pub struct HoldKey;
+    HoldKey;
 }
 
 /// The reply lane: everything that accumulated since the last one.

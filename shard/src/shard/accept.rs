@@ -6,8 +6,7 @@
 use std::time::Instant;
 
 use quelea_mqtt::{QoS, ReasonCode};
-use quelea_router::{FilterTrie, ShardId};
-use slotmap::SlotMap;
+use quelea_router::{FilterTrie, ShardId, Slots};
 
 use crate::envelope::{Accepted, Deliver, GroupKey, HoldKey, Match, SessionKey, SubscriptionIdList};
 use crate::publication::Message;
@@ -28,7 +27,7 @@ impl Matcher {
     fn collect(
         &mut self,
         trie: &FilterTrie<Subscriber, Subscription>,
-        sessions: &mut SlotMap<SessionKey, Session>,
+        sessions: &mut Slots<SessionKey, Session>,
         from: ShardId,
         message: &Message,
     ) {

@@ -34,8 +34,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quelea_router::{FilterTrie, Interest, Mailbox, RetainedStore, ShardId, ShareGroup};
-use slotmap::SlotMap;
+use quelea_router::{FilterTrie, Interest, Mailbox, RetainedStore, ShardId, ShareGroup, Slots};
 
 use crate::counters::Counters;
 use crate::envelope::{
@@ -247,14 +246,14 @@ pub struct Shard {
     pub(crate) counters: Counters,
 
     // Connections.
-    pub(crate) links: SlotMap<LinkKey, Link>,
+    pub(crate) links: Slots<LinkKey, Link>,
     pub(crate) doors: OwnMap<DoorId, LinkKey>,
     pub(crate) streams: OwnMap<ConnId, LinkKey>,
     pub(crate) quic: Option<Quic>,
     pub(crate) draining: Option<Instant>,
 
     // Sessions.
-    pub(crate) sessions: SlotMap<SessionKey, Session>,
+    pub(crate) sessions: Slots<SessionKey, Session>,
     pub(crate) by_client: KeyedMap<Arc<str>, SessionKey>,
     pub(crate) homes: Home,
 
@@ -268,15 +267,15 @@ pub struct Shard {
     pub(crate) retained_sweep_at: Option<Instant>,
     /// The present pass has met a message that can expire.
     pub(crate) retained_mortal: bool,
-    pub(crate) groups: SlotMap<GroupKey, Group>,
+    pub(crate) groups: Slots<GroupKey, Group>,
     pub(crate) groups_by_filter: KeyedMap<Arc<str>, GroupKey>,
 
     // Other shards.
     pub(crate) mailbox: ShardMailbox,
     pub(crate) peers: Vec<Peer>,
     pub(crate) loopback: VecDeque<Control>,
-    pub(crate) tickets: SlotMap<TicketKey, Ticket>,
-    pub(crate) holds: SlotMap<HoldKey, Hold>,
+    pub(crate) tickets: Slots<TicketKey, Ticket>,
+    pub(crate) holds: Slots<HoldKey, Hold>,
 
     // Work queued for `settle` and `poll_*`.
     pub(crate) ready_sessions: Vec<SessionKey>,
@@ -310,12 +309,12 @@ impl Shard {
             keyed,
             budget: Budget::new(),
             counters: Counters::default(),
-            links: SlotMap::with_key(),
+            links: Slots::new(),
             doors: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
             streams: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
             quic: parts.quic,
             draining: None,
-            sessions: SlotMap::with_key(),
+            sessions: Slots::new(),
             by_client: KeyedMap::with_hasher(keyed),
             homes: Home::new(keyed),
             trie: FilterTrie::new(parts.seed),
@@ -329,13 +328,13 @@ impl Shard {
             retained_sweep: None,
             retained_sweep_at: None,
             retained_mortal: false,
-            groups: SlotMap::with_key(),
+            groups: Slots::new(),
             groups_by_filter: KeyedMap::with_hasher(keyed),
             mailbox: parts.mailbox,
             peers,
             loopback: VecDeque::new(),
-            tickets: SlotMap::with_key(),
-            holds: SlotMap::with_key(),
+            tickets: Slots::new(),
+            holds: Slots::new(),
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),
             doomed_sessions: Vec::new(),
