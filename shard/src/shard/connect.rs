@@ -27,7 +27,10 @@ impl Shard {
         if let Err(reason) = self.may_connect(connect) {
             return self.refuse_connect(now, key, reason);
         }
-        let connecting = self.connecting(connect);
+        let mut connecting = self.connecting(connect);
+        if let Err(reason) = self.fit_connack(key, &mut connecting) {
+            return self.refuse_connect(now, key, reason);
+        }
         let request = Request {
             id: RequestId(key),
             work: Work::Authenticate {
@@ -233,11 +236,33 @@ impl Shard {
         self.resume_input(now, key);
     }
 
-    fn send_connack(&mut self, key: LinkKey, connecting: &Connecting, session_present: bool) {
+    /// The client must have room for CONNACK `[MQTT-3.1.2-24]`; what it only asked for is left out first. Every other
+    /// packet of ours is shorter, or is looked at again before it is written.
+    fn fit_connack(&self, key: LinkKey, connecting: &mut Connecting) -> Result<(), ReasonCode> {
+        let link = &self.links[key];
+        while self.connack(connecting, false, &self.response_topic(connecting)).encoded_bytes(link.version)
+            > link.packet_bytes_max as usize
+        {
+            if !core::mem::take(&mut connecting.wants_response_topic) {
+                return Err(ReasonCode::PACKET_TOO_LARGE);
+            }
+        }
+        Ok(())
+    }
+
+    fn response_topic(&self, connecting: &Connecting) -> Option<String> {
+        let root = self.settings.response_root.as_deref().filter(|_| connecting.wants_response_topic);
+        root.map(|root| format!("{root}/{}", connecting.client_id))
+    }
+
+    fn connack<'a>(
+        &self,
+        connecting: &'a Connecting,
+        session_present: bool,
+        response_topic: &'a Option<String>,
+    ) -> ConnAck<'a> {
         let settings = &self.settings;
         let imposed = connecting.keep_alive_imposed.then_some(connecting.keep_alive_s);
-        let root = settings.response_root.as_deref().filter(|_| connecting.wants_response_topic);
-        let response_topic = root.map(|root| format!("{root}/{}", connecting.client_id));
         let properties = ConnAckProperties {
             response_information: response_topic.as_deref(),
             session_expiry_s: connecting.expiry_s.filter(|_| connecting.expiry_capped),
@@ -249,19 +274,26 @@ impl Shard {
             server_keep_alive_s: imposed,
             ..ConnAckProperties::default()
         };
-        let packet = ConnAck { session_present, reason: ReasonCode::SUCCESS, properties };
+        ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }
+    }
+
+    fn send_connack(&mut self, key: LinkKey, connecting: &Connecting, session_present: bool) {
+        let response_topic = self.response_topic(connecting);
+        let packet = self.connack(connecting, session_present, &response_topic);
         let link = &mut self.links[key];
         packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
         self.sent_packet(key);
     }
 
-    /// CONNACK with a reason, then the end `[MQTT-3.1.4-6]`.
+    /// CONNACK with a reason, if the client has room for it, then the end `[MQTT-3.1.4-6]`.
     pub(super) fn refuse_connect(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
         self.counters.connects_refused += 1;
         let packet = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
         let link = &mut self.links[key];
-        packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
-        self.sent_packet(key);
+        if packet.encoded_bytes(link.version) <= link.packet_bytes_max as usize {
+            packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
+            self.sent_packet(key);
+        }
         self.close_link(now, key, crate::link::CloseHow::Finish);
     }
 

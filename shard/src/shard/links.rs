@@ -274,8 +274,10 @@ impl Shard {
         }
         let link = &self.links[key];
         match &link.state {
+            // In 3.x a CONNECT that is not well formed is not answered `[MQTT 3.1.1: MQTT-3.1.4-1]`.
             LinkState::AwaitConnect
-                if link.version_known || reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION =>
+                if (link.version_known && link.version == Version::V5)
+                    || reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION =>
             {
                 self.refuse_connect(now, key, reason);
             }

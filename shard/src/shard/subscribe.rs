@@ -246,7 +246,7 @@ impl Shard {
     }
 
     /// Every shard knows: the answer leaves, and what is retained may follow it.
-    pub(super) fn send_answer(&mut self, _now: Instant, key: LinkKey, answer: PendingAnswer) {
+    pub(super) fn send_answer(&mut self, now: Instant, key: LinkKey, answer: PendingAnswer) {
         let Some(link) = self.links.get_mut(key) else { return };
         link.barriers -= 1;
         self.relieved_links.push(key);
@@ -258,6 +258,10 @@ impl Shard {
             user_properties: UserProperties::default(),
         };
         let version = link.version;
+        if packet.encoded_bytes(answer.kind, version) > link.packet_bytes_max as usize {
+            // More filters than the client has room for answers to `[MQTT-3.1.2-24]`.
+            return self.disconnect(now, key, ReasonCode::PACKET_TOO_LARGE);
+        }
         packet
             .encode(answer.kind, version, link.output.buffer())
             .expect("a byte per filter of a packet that fitted");

@@ -28,6 +28,8 @@ pub(crate) struct Wire {
     pub(crate) stalled: bool,
     pub(crate) finished: bool,
     pub(crate) aborted: bool,
+    /// The shard wants no more input from it for now.
+    pub(crate) paused: bool,
     pub(crate) version: Option<Version>,
 }
 
@@ -257,7 +259,8 @@ impl Bed {
                 self.shards[shard].handle_door_closed(self.now, door, DoorEnd::EndOfStream);
             }
             DoorAction::Abort => wire.aborted = true,
-            DoorAction::Pause | DoorAction::Resume => {}
+            DoorAction::Pause => wire.paused = true,
+            DoorAction::Resume => wire.paused = false,
         }
     }
 

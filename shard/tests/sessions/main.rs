@@ -3,6 +3,8 @@
 mod across;
 mod authorize;
 mod bed;
+#[path = "../conformance/mod.rs"]
+mod conformance;
 mod connect;
 mod publish;
 mod resume;
