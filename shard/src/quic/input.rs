@@ -166,6 +166,7 @@ impl Quic {
             moved: false,
             readable: None,
             opened: [false; 2],
+            accepted: [0; 2],
             ready: false,
             dirty: false,
             drained: false,
