@@ -18,11 +18,19 @@ pub enum Mutant {
     GroupMessagesKept,
     /// A client that comes back is sent everything at once, whatever its Receive Maximum is.
     QuotaForgotten,
+    /// The kernel steers datagrams by their sender's address: the simulator's kernel has this fault, not the shard.
+    SteeredByAddress,
+    /// Connection IDs are drawn without regard to the shard that they name.
+    ConnectionIdsUnsteered,
+    /// What a full QUIC window does not take is dropped.
+    DroppedAtFullWindow,
+    /// A connection's timers are not armed again after it has sent something.
+    TimersForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::SubackBeforeBarrier,
         Self::AckBeforeAcceptance,
         Self::FullPeerDropped,
@@ -30,5 +38,9 @@ impl Mutant {
         Self::RetainedFannedOutByPublisher,
         Self::GroupMessagesKept,
         Self::QuotaForgotten,
+        Self::SteeredByAddress,
+        Self::ConnectionIdsUnsteered,
+        Self::DroppedAtFullWindow,
+        Self::TimersForgotten,
     ];
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use quelea_client::{AckToken, Acks, Bounds, Core, Options, Publish, SessionLost, Text, Token, Will};
 use quelea_mqtt::{QoS, Version};
 
+use crate::line::LineId;
 use crate::oracle::PubId;
 use crate::pipe::PipeId;
 
@@ -44,6 +45,8 @@ pub(crate) struct Character {
     pub(crate) slow_acks: bool,
     pub(crate) wants_will: bool,
     pub(crate) will_delay_s: u32,
+    /// Comes over QUIC.
+    pub(crate) quic: bool,
 }
 
 /// One client.
@@ -51,6 +54,7 @@ pub(crate) struct Actor {
     pub(crate) character: Character,
     pub(crate) core: Core,
     pub(crate) pipe: Option<PipeId>,
+    pub(crate) line: Option<LineId>,
     /// The shard of the present or last connection.
     pub(crate) shard: usize,
     pub(crate) connections: u32,
@@ -67,6 +71,17 @@ pub(crate) struct Actor {
     pub(crate) next_subscription_id: u32,
     /// What the probe has found.
     pub(crate) found: BTreeMap<Text, PubId>,
+    pub(crate) echo: Echo,
+}
+
+/// Exchanges of PINGREQ and PINGRESP that show that nothing is under way on an ordered stream. Two: one PINGREQ of the
+/// core's own may be under way already.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Echo {
+    /// The first of them was asked for at this time.
+    pub(crate) since: Option<Instant>,
+    pub(crate) asked: u32,
+    pub(crate) answered: u32,
 }
 
 impl Actor {
@@ -75,6 +90,7 @@ impl Actor {
             character,
             core,
             pipe: None,
+            line: None,
             shard: 0,
             connections: 0,
             was_connected: false,
@@ -87,6 +103,7 @@ impl Actor {
             armed: None,
             next_subscription_id: 1,
             found: BTreeMap::new(),
+            echo: Echo::default(),
         }
     }
 

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use quelea_shard::RequestId;
 
+use crate::line::LineId;
+use crate::network::Flying;
 use crate::pipe::PipeId;
 
 /// Something that happens at a time.
@@ -31,6 +33,18 @@ pub(crate) enum Event {
     Acks { actor: usize },
     /// A client reads again.
     Unstall { actor: usize },
+    /// A datagram arrives.
+    Landed(Box<Flying>),
+    /// The process behind a QUIC connection gets a turn.
+    Line { line: LineId },
+    /// A client waits no longer for the end of a QUIC connection that it has left.
+    LineLeft { line: LineId },
+    /// The address of a QUIC connection changes.
+    Rebind { line: LineId },
+    /// A QUIC connection is cut off for a while.
+    Blackhole { line: LineId },
+    /// Somebody who is no client sends something.
+    Stranger,
     /// The director looks at the stage.
     Look,
 }

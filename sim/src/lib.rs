@@ -16,18 +16,25 @@
 
 mod actor;
 mod behaviour;
+mod crypto;
 mod event;
+mod line;
+mod lines;
+mod network;
 mod node;
 mod oracle;
 mod pipe;
 mod profile;
 mod run;
+mod strangers;
 mod told;
 mod trace;
+mod weather;
 mod wires;
 mod world;
 
+pub use crypto::Crypto;
 pub use profile::Profile;
 #[cfg(feature = "mutants")]
 pub use run::run_mutant;
-pub use run::{Failure, Report, Story, run};
+pub use run::{Failure, Play, Report, Story, run};

@@ -3,22 +3,25 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use quelea_sim::{Profile, Story, run};
+use quelea_sim::{Crypto, Play, Profile, Story, run};
 
 const USAGE: &str = "\
 The whole broker, many shards and clients, on a hostile network; seeded and repeatable.
 
-  quelea-sim --seed N [--profile P]       play one seed and tell what happens
-  quelea-sim --seeds A..B [--profile P]   play many, stop at the first that fails
-  quelea-sim --mutants                    seed faults into the broker's rules and count the runs until each is found
-                                          (needs a build with --features mutants)
+  quelea-sim --seed N [--profile P] [--crypto C]       play one seed and tell what happens
+  quelea-sim --seeds A..B [--profile P] [--crypto C]   play many, stop at the first that fails
+  quelea-sim --mutants                                 seed faults into the broker's rules and count the runs until each
+                                                       is found (needs a build with --features mutants)
 
-Profiles: mutual tiny moving retained groups offline slow wills mixed; without one, all of them.
+Profiles, without one all of them: mutual tiny moving retained groups offline slow wills streams (byte streams only),
+  quic rebinding handshakes (QUIC only), mixed (both). Several may be given, with commas between them.
+Crypto, for QUIC: null (the default) or tls.
 Exit codes: 0 all promises kept, 1 one was not, 2 usage.";
 
 struct Request {
     seeds: core::ops::Range<u64>,
     profiles: Vec<Profile>,
+    crypto: Crypto,
     story: Story,
 }
 
@@ -45,7 +48,8 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
-    let mut request = Request { seeds: 0..0, profiles: Profile::ALL.to_vec(), story: Story::Silent };
+    let profiles = Profile::ALL.to_vec();
+    let mut request = Request { seeds: 0..0, profiles, crypto: Crypto::default(), story: Story::Silent };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--seed" => {
@@ -58,7 +62,11 @@ fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
                 let (first, end) = range.split_once("..")?;
                 request.seeds = first.parse().ok()?..end.parse().ok()?;
             }
-            "--profile" => request.profiles = vec![Profile::from_name(&args.next()?)?],
+            "--profile" => {
+                request.profiles =
+                    args.next()?.split(',').map(Profile::from_name).collect::<Option<Vec<_>>>()?;
+            }
+            "--crypto" => request.crypto = Crypto::from_name(&args.next()?)?,
             _ => return None,
         }
     }
@@ -69,7 +77,8 @@ fn tell(request: &Request) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for profile in &request.profiles {
         println!("profile {}, seed {}", profile.name(), request.seeds.start);
-        match run(wall_clock(), *profile, request.seeds.start, Story::Told) {
+        let play = Play { profile: *profile, seed: request.seeds.start, crypto: request.crypto };
+        match run(wall_clock(), play, Story::Told) {
             Ok(report) => {
                 report.story.iter().for_each(|line| println!("{line}"));
                 for (name, value) in report.counters.iter().filter(|(_, value)| *value > 0) {
@@ -88,31 +97,59 @@ fn tell(request: &Request) -> ExitCode {
 }
 
 fn search(request: &Request) -> ExitCode {
-    let began = wall_clock();
-    let mut shown = began;
-    let (mut runs, mut virtual_time, mut events) = (0_u64, Duration::ZERO, 0_u64);
+    let mut search =
+        Search { began: wall_clock(), runs: 0, virtual_time: Duration::ZERO, events: 0, hash: 0 };
+    let mut shown = search.began;
     for seed in request.seeds.clone() {
         for profile in &request.profiles {
-            match run(began, *profile, seed, Story::Silent) {
-                Ok(report) => {
-                    runs += 1;
-                    virtual_time += report.virtual_time;
-                    events += report.events;
-                }
+            let play = Play { profile: *profile, seed, crypto: request.crypto };
+            match run(search.began, play, Story::Silent) {
+                Ok(report) => search.add(&report),
                 Err(failure) => {
-                    println!("profile {}, seed {seed}: {}", profile.name(), failure.what);
-                    println!("replay: quelea-sim --seed {seed} --profile {}", profile.name());
+                    let (name, crypto) = (profile.name(), request.crypto.name());
+                    println!("profile {name}, seed {seed}: {}", failure.what);
+                    println!("replay: quelea-sim --seed {seed} --profile {name} --crypto {crypto}");
                     return ExitCode::FAILURE;
                 }
             }
         }
         if shown.elapsed() > Duration::from_secs(5) {
             shown = wall_clock();
-            eprintln!("seed {seed}: {}", pace(runs, virtual_time, began.elapsed()));
+            eprintln!("seed {seed}: {} (go on with --seeds {}..)", search.pace(), seed + 1);
         }
     }
-    println!("all promises kept: {}, {events} events", pace(runs, virtual_time, began.elapsed()));
+    println!("all promises kept: {}, {} events", search.pace(), search.events);
+    println!("hash of all runs: {:016x}", search.hash);
     ExitCode::SUCCESS
+}
+
+/// What a search has done so far.
+struct Search {
+    began: Instant,
+    runs: u64,
+    virtual_time: Duration,
+    events: u64,
+    hash: u64,
+}
+
+impl Search {
+    fn add(&mut self, report: &quelea_sim::Report) {
+        self.runs += 1;
+        self.virtual_time += report.virtual_time;
+        self.events += report.events;
+        self.hash = (self.hash.rotate_left(5) ^ report.hash).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    }
+
+    fn pace(&self) -> String {
+        let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
+        let hours = self.virtual_time.as_secs_f64() / 3_600.0;
+        format!(
+            "{} runs, {:.0} per second, {hours:.1} virtual hours, {:.4} per second",
+            self.runs,
+            self.runs as f64 / seconds,
+            hours / seconds
+        )
+    }
 }
 
 /// Every deliberate fault must be found within so many seeds of the profiles, taken in turn.
@@ -122,7 +159,8 @@ fn mutants() -> ExitCode {
     for mutant in quelea_shard::mutants::Mutant::ALL {
         let tries = (1..=MUTANT_SEEDS_MAX).flat_map(|seed| Profile::ALL.map(|profile| (seed, profile)));
         let found = tries.enumerate().find_map(|(runs, (seed, profile))| {
-            let failure = quelea_sim::run_mutant(wall_clock(), mutant, profile, seed).err()?;
+            let play = Play::new(profile, seed);
+            let failure = quelea_sim::run_mutant(wall_clock(), mutant, play).err()?;
             Some((runs + 1, seed, profile, failure.what))
         });
         match found {
@@ -141,15 +179,6 @@ fn mutants() -> ExitCode {
 
 #[cfg(feature = "mutants")]
 const MUTANT_SEEDS_MAX: u64 = 200;
-
-fn pace(runs: u64, virtual_time: Duration, took: Duration) -> String {
-    let seconds = took.as_secs_f64().max(1e-9);
-    format!(
-        "{runs} runs, {:.0} per second, {:.1} virtual hours per hour",
-        runs as f64 / seconds,
-        virtual_time.as_secs_f64() / seconds
-    )
-}
 
 /// The command line tool measures itself; the simulated world never asks.
 #[expect(clippy::disallowed_methods, reason = "the base of virtual time, and the pace of the tool")]

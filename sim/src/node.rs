@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use quelea_router::{ShardSet, SleepFlags};
-use quelea_shard::quic::Transmit;
+use quelea_shard::quic::{Path, Transmit};
 use quelea_shard::turn::{Driver, Turn};
 use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Request, RequestId, Shard};
 
@@ -21,12 +21,14 @@ pub(crate) enum Input {
     Closed(DoorId, DoorEnd),
     Written(DoorId),
     Completed(RequestId, Completion),
+    Datagram(Path, BytesMut),
 }
 
 /// What a turn wanted done.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Door(DoorId, DoorAction),
+    Transmit(Transmit, Vec<u8>),
     Request(Request),
     Wake(ShardSet),
     /// So many bytes were read, by a session or by nobody.
@@ -54,20 +56,23 @@ pub(crate) struct Node {
     pub(crate) thread: Thread,
     /// Turns so far.
     pub(crate) turns: u64,
+    /// What each look at the clock costs.
+    tick: Duration,
 }
 
 impl Node {
-    pub(crate) fn new(shard: Shard, now: Instant) -> Self {
-        Self { shard, turn: Turn::new(), inbox: VecDeque::new(), thread: Thread::Due(now), turns: 0 }
+    pub(crate) fn new(shard: Shard, now: Instant, tick: Duration) -> Self {
+        let inbox = VecDeque::new();
+        Self { shard, turn: Turn::new(), inbox, thread: Thread::Due(now), turns: 0, tick }
     }
 
-    /// The half of a turn in which everything is done.
-    pub(crate) fn go_on(&mut self, now: Instant, sleep: &SleepFlags, batch: usize) -> Vec<Effect> {
+    /// The half of a turn in which everything is done: what is to be done about it, and when it was over.
+    pub(crate) fn go_on(&mut self, now: Instant, sleep: &SleepFlags, batch: usize) -> (Vec<Effect>, Instant) {
         self.turns += 1;
-        let mut ring = Ring { now, inbox: &mut self.inbox, batch, effects: Vec::new() };
+        let mut ring = Ring { now, tick: self.tick, inbox: &mut self.inbox, batch, effects: Vec::new() };
         ring.receive(&mut self.shard, Some(now));
         self.turn.after_wait(&mut self.shard, &mut ring, sleep);
-        ring.effects
+        (ring.effects, ring.now)
     }
 
     /// The half before the wait: until when the thread would sleep.
@@ -79,6 +84,7 @@ impl Node {
 /// The driver of one turn.
 struct Ring<'a> {
     now: Instant,
+    tick: Duration,
     inbox: &'a mut VecDeque<Input>,
     batch: usize,
     effects: Vec<Effect>,
@@ -86,7 +92,9 @@ struct Ring<'a> {
 
 impl Driver for Ring<'_> {
     fn now(&mut self) -> Instant {
-        self.now
+        let now = self.now;
+        self.now += self.tick;
+        now
     }
 
     fn receive(&mut self, shard: &mut Shard, _until: Option<Instant>) {
@@ -102,13 +110,14 @@ impl Driver for Ring<'_> {
                 }
                 Input::Closed(door, end) => shard.handle_door_closed(now, door, end),
                 Input::Written(door) => shard.handle_door_written(now, door),
+                Input::Datagram(from, bytes) => shard.handle_datagram(now, from, bytes),
                 Input::Completed(request, completion) => shard.handle_completion(now, request, completion),
             }
         }
     }
 
-    fn transmit(&mut self, _transmit: &Transmit, _contents: &[u8]) {
-        unreachable!("these shards have no QUIC half");
+    fn transmit(&mut self, transmit: &Transmit, contents: &[u8]) {
+        self.effects.push(Effect::Transmit(*transmit, contents.to_vec()));
     }
 
     fn door(&mut self, door: DoorId, action: DoorAction) {

@@ -9,6 +9,8 @@ use std::time::Duration;
 use quelea_router::MeshConfig;
 use quelea_shard::{OnFull, OnSlow, Settings};
 
+use crate::weather::QuicPlan;
+
 /// What a run tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Profile {
@@ -28,13 +30,21 @@ pub enum Profile {
     Slow,
     /// Clients that die, with and without Will Delay.
     Wills,
+    /// All of that, over byte streams.
+    Streams,
+    /// Clients over QUIC on a hostile network.
+    Quic,
+    /// Clients over QUIC whose addresses change.
+    Rebinding,
+    /// Strangers and storms of connects, with limits that are reached.
+    Handshakes,
     /// All of it.
     Mixed,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -43,6 +53,10 @@ impl Profile {
         Self::Offline,
         Self::Slow,
         Self::Wills,
+        Self::Streams,
+        Self::Quic,
+        Self::Rebinding,
+        Self::Handshakes,
         Self::Mixed,
     ];
 
@@ -57,6 +71,10 @@ impl Profile {
             Self::Offline => "offline",
             Self::Slow => "slow",
             Self::Wills => "wills",
+            Self::Streams => "streams",
+            Self::Quic => "quic",
+            Self::Rebinding => "rebinding",
+            Self::Handshakes => "handshakes",
             Self::Mixed => "mixed",
         }
     }
@@ -78,6 +96,8 @@ pub(crate) struct Plan {
     pub(crate) storm: Duration,
     pub(crate) wire: Wire,
     pub(crate) habits: Habits,
+    /// How QUIC is played, if it is.
+    pub(crate) quic: Option<QuicPlan>,
 }
 
 /// How hostile network and machine are.
@@ -148,8 +168,12 @@ impl Plan {
             Profile::Offline => plan.offline(random),
             Profile::Slow => plan.slow(random),
             Profile::Wills => plan.wills(random),
-            Profile::Mixed => plan.mixed(random),
+            Profile::Streams | Profile::Mixed => plan.all_of_it(random),
+            Profile::Quic => plan.quic(random),
+            Profile::Rebinding => plan.rebinding(random),
+            Profile::Handshakes => plan.handshakes(random),
         }
+        plan.quic = QuicPlan::draw(profile, random);
         plan
     }
 
@@ -178,6 +202,7 @@ impl Plan {
             storm: Duration::from_millis(random.u64(1_000..6_000)),
             wire: Wire::draw(random),
             habits: Habits::draw(random),
+            quic: None,
         }
     }
 
@@ -279,7 +304,7 @@ impl Plan {
         self.habits.clean_percent = 30;
     }
 
-    fn mixed(&mut self, random: &mut fastrand::Rng) {
+    fn all_of_it(&mut self, random: &mut fastrand::Rng) {
         self.shards = random.usize(1..9);
         self.clients = random.usize(2..14);
         self.habits.retain_percent = random.u32(0..40);
@@ -294,6 +319,41 @@ impl Plan {
         self.wire.preempt_percent = random.u32(0..10);
         self.settings.queue_messages_max = 1 << random.u32(1..10);
         self.settings.deliver_window = 1 << random.u32(0..6);
+    }
+}
+
+impl Plan {
+    fn quic(&mut self, random: &mut fastrand::Rng) {
+        self.habits.persistent_percent = random.u32(20..90);
+        self.habits.crash = random.u32(0..4);
+        self.habits.vanish = random.u32(0..3);
+        self.habits.leave = random.u32(0..4);
+        self.habits.supplant = random.u32(0..4);
+        self.habits.stall = random.u32(0..4);
+        self.habits.large_percent = random.u32(0..40);
+        self.habits.will_percent = random.u32(0..60);
+        self.habits.slow_ack_percent = random.u32(0..40);
+        self.habits.burst = random.usize(1..8);
+        self.wire.preempt_percent = random.u32(0..6);
+    }
+
+    fn rebinding(&mut self, random: &mut fastrand::Rng) {
+        self.habits.persistent_percent = random.u32(50..100);
+        self.habits.crash = 0;
+        self.habits.supplant = 0;
+        self.habits.qos_weights = [1, 6, 6];
+        self.habits.large_percent = random.u32(0..20);
+        self.habits.burst = random.usize(1..6);
+    }
+
+    fn handshakes(&mut self, random: &mut fastrand::Rng) {
+        self.habits.crash = 6;
+        self.habits.vanish = random.u32(0..4);
+        self.habits.leave = 8;
+        self.habits.supplant = 6;
+        self.habits.away_us = 0..random.u64(10_000..300_000);
+        self.habits.persistent_percent = random.u32(0..100);
+        self.settings.connect_timeout = Duration::from_secs(random.u64(2..10));
     }
 }
 

@@ -7,8 +7,10 @@ use quelea_client::{Farewell, Subscription};
 use quelea_mqtt::{QoS, ReasonCode, Version};
 use quelea_shard::OnFull;
 use quelea_shard::counters::Counters;
+use quelea_shard::quic::Quic;
 
-use crate::actor::{Actor, Character, Role, new_core};
+use crate::actor::{Actor, Character, Echo, Role, new_core};
+use crate::crypto::Crypto;
 use crate::event::Event;
 use crate::oracle::Allowance;
 use crate::profile::{Plan, Profile};
@@ -23,6 +25,30 @@ pub enum Story {
     Told,
 }
 
+/// What is played: the seed draws all that the profile leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Play {
+    /// What is tried.
+    pub profile: Profile,
+    /// Where everything random comes from.
+    pub seed: u64,
+    /// How QUIC's packets are protected, in profiles with QUIC.
+    pub crypto: Crypto,
+}
+
+impl Play {
+    /// This seed of this profile, without cryptography.
+    pub fn new(profile: Profile, seed: u64) -> Self {
+        Self { profile, seed, crypto: Crypto::Null }
+    }
+
+    fn draw(&self) -> (Plan, fastrand::Rng) {
+        let mut random = fastrand::Rng::with_seed(self.seed ^ (self.profile as u64 + 1) << 56);
+        let plan = Plan::draw(self.profile, &mut random);
+        (plan, random)
+    }
+}
+
 /// A run in which every promise was kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -34,7 +60,7 @@ pub struct Report {
     pub virtual_time: Duration,
     /// The story, if it was to be told.
     pub story: Vec<String>,
-    /// The broker's counters, summed over its shards.
+    /// The broker's counters, summed over its shards; those of QUIC come once for each shard.
     pub counters: Vec<(&'static str, u64)>,
 }
 
@@ -47,17 +73,16 @@ pub struct Failure {
     pub story: Vec<String>,
 }
 
-/// Plays one seed of one profile. `base` is the Instant that virtual time counts from; it has no influence.
+/// Plays it. `base` is the Instant that virtual time counts from; it has no influence.
 ///
 /// # Errors
 /// The first promise that was not kept; also an assertion of the broker that does not hold.
-pub fn run(base: Instant, profile: Profile, seed: u64, story: Story) -> Result<Report, Failure> {
-    let mut random = fastrand::Rng::with_seed(seed ^ (profile as u64 + 1) << 56);
-    let plan = Plan::draw(profile, &mut random);
-    play(base, plan, random, story)
+pub fn run(base: Instant, play: Play, story: Story) -> Result<Report, Failure> {
+    let (plan, random) = play.draw();
+    perform(base, plan, play.crypto, random, story)
 }
 
-/// Plays one seed of one profile on a broker with a deliberate fault.
+/// Plays it on a broker with a deliberate fault.
 ///
 /// # Errors
 /// As [`run`]; here they are what is hoped for.
@@ -65,17 +90,24 @@ pub fn run(base: Instant, profile: Profile, seed: u64, story: Story) -> Result<R
 pub fn run_mutant(
     base: Instant,
     mutant: quelea_shard::mutants::Mutant,
-    profile: Profile,
-    seed: u64,
+    play: Play,
 ) -> Result<Report, Failure> {
-    let mut random = fastrand::Rng::with_seed(seed ^ (profile as u64 + 1) << 56);
-    let mut plan = Plan::draw(profile, &mut random);
+    let (mut plan, random) = play.draw();
     plan.settings.mutant = Some(mutant);
-    play(base, plan, random, Story::Silent)
+    if let Some(quic) = &mut plan.quic {
+        quic.settings.mutant = Some(mutant);
+    }
+    perform(base, plan, play.crypto, random, Story::Silent)
 }
 
-fn play(base: Instant, plan: Plan, random: fastrand::Rng, story: Story) -> Result<Report, Failure> {
-    let mut world = World::new(base, plan, random, story == Story::Told);
+fn perform(
+    base: Instant,
+    plan: Plan,
+    crypto: Crypto,
+    random: fastrand::Rng,
+    story: Story,
+) -> Result<Report, Failure> {
+    let mut world = World::new(base, plan, crypto, random, story == Story::Told);
     let played = catch_unwind(AssertUnwindSafe(|| world.play()));
     let outcome = match played {
         Ok(outcome) => outcome,
@@ -174,6 +206,7 @@ impl World {
             slow_acks: player && self.percent(habits.slow_ack_percent),
             wants_will,
             will_delay_s: if self.percent(habits.will_delay_percent) { self.random.u32(1..4) } else { 0 },
+            quic: player && self.plan.quic.as_ref().map(|quic| quic.percent).is_some_and(|p| self.percent(p)),
         }
     }
 
@@ -184,6 +217,7 @@ impl World {
             let begin = Duration::from_micros(self.random.u64(0..100_000));
             self.events.push(self.now + begin, Event::Act { actor });
         }
+        self.expect_strangers();
         let end = self.now + self.plan.storm;
         self.until(self.plan.storm + LOOK, "the storm", |world| world.now >= end)
     }
@@ -193,10 +227,12 @@ impl World {
         self.phase = Act::Calm;
         self.tell(|| "calm".to_owned());
         self.plan.wire.calm();
+        self.clear_up();
         let began = self.now;
-        let result = self.until(CALM, "settling", |world| {
-            let quiet = world.now >= world.last_delivery.max(began) + QUIET;
-            quiet && world.owes_nothing()
+        let bound = if self.network.is_some() { CALM_QUIC } else { CALM };
+        let result = self.until(bound, "settling", |world| {
+            let quiet_since = world.last_delivery.max(began) + QUIET;
+            world.now >= quiet_since && world.owes_nothing() && world.is_echoed(quiet_since)
         });
         self.tell(|| "all is quiet".to_owned());
         result
@@ -209,6 +245,34 @@ impl World {
                 let counters = node.shard.counters();
                 counters.tickets == 0 && counters.parked == 0 && counters.waiting_credit == 0
             })
+    }
+
+    /// Whether nothing is under way to any client over QUIC since then. Repeating a lost packet takes longer than the
+    /// longest way of a message, so silence alone says nothing: each client is asked to ping.
+    fn is_echoed(&mut self, quiet_since: Instant) -> bool {
+        let now = self.now;
+        let mut all = true;
+        for actor in 0..=self.plan.clients {
+            let player = &mut self.actors[actor];
+            if player.line.is_none() {
+                continue;
+            }
+            let Echo { since, asked, answered } = player.echo;
+            if since.is_none_or(|since| since < quiet_since) {
+                player.echo = Echo { since: Some(now), asked: 1, answered: 0 };
+            } else if answered >= 2 {
+                continue;
+            } else if answered == asked {
+                player.echo.asked += 1;
+            } else {
+                all = false;
+                continue;
+            }
+            all = false;
+            player.core.ping(now).expect("it is connected");
+            self.drain_client(actor);
+        }
+        all
     }
 
     /// Who or what is not done.
@@ -261,6 +325,7 @@ impl World {
         self.verdict()?;
         self.check_matched()?;
         self.everyone_leaves()?;
+        self.check_strays()?;
         let sum = self.sum();
         let retained: usize = found.keys().map(|topic| topic.len() + RETAINED_ENTRY_BYTES).sum();
         let charged = sum.retained_bytes.saturating_sub(retained as u64);
@@ -322,7 +387,13 @@ impl World {
                 self.renew(actor, true);
                 let shard = self.actors[actor].shard;
                 self.open(actor, shard);
-                self.until(SETTLE, "a clean start", |world| world.actors[actor].core.is_connected())?;
+                self.until(SETTLE, "a clean start", |world| {
+                    // Limits that strangers and vanished connections have used up may still refuse it.
+                    if !world.actors[actor].core.is_attached() {
+                        world.open(actor, shard);
+                    }
+                    world.actors[actor].core.is_connected()
+                })?;
                 let farewell = Farewell::from(ReasonCode::NORMAL_DISCONNECTION);
                 self.actors[actor]
                     .core
@@ -333,8 +404,24 @@ impl World {
         }
         self.until(SETTLE, "the end of all sessions", |world| {
             let sum = world.sum();
-            sum.sessions == 0 && sum.links == 0 && sum.groups == 0 && sum.subscriptions == 0
+            let quic = world.nodes.iter().filter_map(|node| node.shard.quic());
+            let connections: usize = quic.map(Quic::connections).sum();
+            let sessions = sum.sessions + sum.groups + sum.subscriptions;
+            sessions == 0 && sum.links == 0 && connections == 0
         })
+    }
+
+    /// What the kernel steers rightly is not forwarded.
+    fn check_strays(&mut self) -> Result<(), String> {
+        let sum = self.sum();
+        let forwarded = sum.datagrams_forwarded + sum.datagrams_forward_dropped;
+        match &self.network {
+            Some(network) if network.strays != forwarded => Err(format!(
+                "{forwarded} datagrams were forwarded to another shard, and {} had gone astray",
+                network.strays
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn sum(&mut self) -> Counters {
@@ -348,6 +435,21 @@ impl World {
     fn books(&mut self) -> Vec<(&'static str, u64)> {
         let mut books = Vec::new();
         self.sum().for_each(|figure| books.push((figure.name, figure.value)));
+        let quic = self.nodes.iter().filter_map(|node| node.shard.quic()).map(Quic::counters);
+        for c in quic {
+            books.extend([
+                ("quic_datagrams_in", c.datagrams_in),
+                ("quic_datagrams_out", c.datagrams_out),
+                ("quic_stateless_sent", c.stateless_sent),
+                ("quic_initials", c.initials),
+                ("quic_retries", c.retries_backlog + c.retries_prefix),
+                ("quic_initials_ignored", c.initials_queue_full + c.initials_prefix_full),
+                ("quic_refused", c.refused_connections + c.refused_prefix),
+                ("quic_handshakes_failed", c.handshakes_failed + c.handshakes_expired + c.initials_expired),
+                ("quic_connected", c.connected),
+                ("quic_peers_moved", c.peers_moved),
+            ]);
+        }
         books
     }
 
@@ -369,6 +471,10 @@ const QUIET: Duration = Duration::from_millis(700);
 
 /// The broker must have settled by then: keep alive of vanished clients, deadlines of full queues, Will Delay.
 const CALM: Duration = Duration::from_secs(60);
+
+/// The same where QUIC repeats what was lost, after pauses that have grown in a blackhole, and where connections that
+/// vanished count against limits until they time out.
+const CALM_QUIC: Duration = Duration::from_secs(150);
 
 /// For one exchange on a calm network.
 const SETTLE: Duration = Duration::from_secs(30);

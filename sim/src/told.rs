@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use quelea_client::{Closed, Event as Told};
 use quelea_mqtt::{QoS, ReasonCode};
 
-use crate::actor::{Asked, Role};
+use crate::actor::{Asked, Echo, Role};
 use crate::event::Event;
+use crate::line::Parting;
 use crate::pipe::{Chunk, PipeId};
 use crate::world::{Act, World};
 
@@ -14,11 +16,10 @@ impl World {
     /// Carries out what a client core wants after any change.
     pub(crate) fn drain_client(&mut self, actor: usize) {
         loop {
-            let output = self.actors[actor].core.poll_output();
-            if let Some(bytes) = &output
-                && let Some(id) = self.actors[actor].pipe
-            {
-                self.send_up(id, bytes);
+            let takes = self.takes_output(actor);
+            let output = takes.then(|| self.actors[actor].core.poll_output()).flatten();
+            if let Some(bytes) = &output {
+                self.write(actor, bytes);
             }
             let event = self.actors[actor].core.poll_event();
             if output.is_none() && event.is_none() {
@@ -36,7 +37,29 @@ impl World {
             self.push_up(id, Chunk::EndOfStream);
             self.skip_unread(id);
         }
+        let player = &mut self.actors[actor];
+        if !player.core.is_attached()
+            && let Some(id) = player.line.take()
+        {
+            if let Some(rest) = player.core.poll_output() {
+                self.write_line(id, &rest);
+            }
+            self.leave_line(id);
+        }
         self.arm_client(actor);
+    }
+
+    /// What a QUIC stream has no room for stays in the client core, whose window is bounded.
+    fn takes_output(&self, actor: usize) -> bool {
+        self.actors[actor].line.is_none_or(|id| self.lines[id.0].unsent.is_empty())
+    }
+
+    fn write(&mut self, actor: usize, bytes: &Bytes) {
+        if let Some(id) = self.actors[actor].pipe {
+            self.send_up(id, bytes);
+        } else if let Some(id) = self.actors[actor].line {
+            self.write_line(id, bytes);
+        }
     }
 
     pub(crate) fn skip_unread(&mut self, id: PipeId) {
@@ -68,6 +91,7 @@ impl World {
                 self.tell(|| format!("client {actor} is connected, session present {session_present}"));
                 let player = &mut self.actors[actor];
                 player.was_connected = true;
+                player.echo = Echo::default();
                 player.core.set_clean_start(!player.character.persistent);
                 self.oracle.on_connected(actor, self.now, session_present);
             }
@@ -107,7 +131,8 @@ impl World {
                 }
             }
             Told::Disconnected(closed) => self.on_disconnected(actor, &closed),
-            Told::Pong | Told::Auth { .. } => {}
+            Told::Pong => self.actors[actor].echo.answered += 1,
+            Told::Auth { .. } => {}
         }
     }
 
@@ -129,6 +154,10 @@ impl World {
         if farewell && let Some(pipe) = player.pipe {
             let pipe = &mut self.pipes[pipe.0];
             pipe.farewell = will.map(|will| (will, pipe.sent_bytes));
+        }
+        if farewell && let Some(line) = self.actors[actor].line {
+            let ends_by_broker = self.ends_by_broker();
+            self.lines[line.0].parting = will.map(|will| Parting { will, ends_by_broker });
         }
         for id in unsure {
             self.oracle.on_repeated(id);

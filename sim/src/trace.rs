@@ -17,6 +17,8 @@ pub(crate) enum Kind {
     ToClient = 2,
     Door = 3,
     Turn = 4,
+    Up = 5,
+    Down = 6,
 }
 
 impl Trace {

@@ -14,24 +14,36 @@ use crate::world::{Cut, World};
 impl World {
     /// A client opens a connection to a shard and sends CONNECT.
     pub(crate) fn open(&mut self, actor: usize, shard: usize) {
-        let id = PipeId(self.pipes.len());
-        let mut pipe = Pipe::new(self.now, actor, shard);
-        let delay = self.micros(self.plan.wire.delay_us.clone());
-        pipe.up.last_arrival = self.now + delay;
-        self.pipes.push(pipe);
-        self.events.push(self.now + delay, Event::Opened { pipe: id });
-
+        let how = match self.actors[actor].character.quic {
+            true => {
+                self.open_line(actor, shard);
+                format!("QUIC connection {}", self.lines.len() - 1)
+            }
+            false => {
+                self.open_pipe(actor, shard);
+                format!("stream {}", self.pipes.len() - 1)
+            }
+        };
         let player = &mut self.actors[actor];
-        player.pipe = Some(id);
         player.connections += 1;
         player.was_connected = false;
         player.fresh = false;
         let clean = player.core.options().clean_start;
         let persistent = player.character.persistent;
         player.core.connect(self.now).expect("the core is detached and its options are sound");
-        self.tell(|| format!("client {actor} connects to shard {shard}, clean {clean} (stream {})", id.0));
+        self.tell(|| format!("client {actor} connects to shard {shard}, clean {clean} ({how})"));
         self.oracle.on_connect(actor, self.now, clean, persistent);
         self.drain_client(actor);
+    }
+
+    fn open_pipe(&mut self, actor: usize, shard: usize) {
+        let id = PipeId(self.pipes.len());
+        let mut pipe = Pipe::new(self.now, actor, shard);
+        let delay = self.micros(self.plan.wire.delay_us.clone());
+        pipe.up.last_arrival = self.now + delay;
+        self.pipes.push(pipe);
+        self.events.push(self.now + delay, Event::Opened { pipe: id });
+        self.actors[actor].pipe = Some(id);
     }
 
     pub(crate) fn opened(&mut self, id: PipeId) {
@@ -169,6 +181,11 @@ impl World {
 
     pub(crate) fn unstall(&mut self, actor: usize) {
         self.actors[actor].stalled = false;
+        if let Some(line) = self.actors[actor].line
+            && self.lines[line.0].readable
+        {
+            self.read_line(line);
+        }
         let Some(id) = self.actors[actor].pipe else { return };
         while self.actors[actor].pipe == Some(id)
             && let Some(chunk) = self.pipes[id.0].unread.pop_front()
@@ -199,6 +216,12 @@ impl World {
 
     /// A client's connection fails.
     pub(crate) fn cut(&mut self, actor: usize, how: Cut) {
+        if let Some(line) = self.actors[actor].line.take() {
+            self.tell(|| format!("the QUIC connection of client {actor} fails: {how:?}"));
+            self.cut_line(line, how);
+            self.actors[actor].core.handle_closed(self.now);
+            return self.drain_client(actor);
+        }
         let Some(id) = self.actors[actor].pipe.take() else { return };
         self.tell(|| format!("the connection of client {actor} fails: {how:?}"));
         let pipe = &mut self.pipes[id.0];

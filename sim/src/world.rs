@@ -6,7 +6,10 @@ use quelea_router::{ShardId, ShardSet, SleepFlags, mesh};
 use quelea_shard::{Completion, DoorAction, Permissions, Shard, ShardParts};
 
 use crate::actor::Actor;
+use crate::crypto::{Crypto, Handshakes};
 use crate::event::{Event, Events};
+use crate::line::Line;
+use crate::network::Network;
 use crate::node::{Effect, Input, Node, Thread};
 use crate::oracle::Oracle;
 use crate::pipe::{Chunk, Door, Pipe, PipeId};
@@ -42,6 +45,9 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     sleep: SleepFlags,
     pub(crate) pipes: Vec<Pipe>,
+    pub(crate) lines: Vec<Line>,
+    /// Carries datagrams, if QUIC is played.
+    pub(crate) network: Option<Network>,
     pub(crate) actors: Vec<Actor>,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
@@ -50,9 +56,17 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(base: Instant, plan: Plan, mut random: fastrand::Rng, tells: bool) -> Self {
+    pub(crate) fn new(
+        base: Instant,
+        plan: Plan,
+        crypto: Crypto,
+        mut random: fastrand::Rng,
+        tells: bool,
+    ) -> Self {
         let node_seed = random.u64(..);
         let mailboxes = mesh(plan.shards, plan.mesh);
+        let handshakes = plan.quic.as_ref().map(|_| Handshakes::new(crypto, plan.shards, &mut random));
+        let tick = plan.quic.as_ref().map_or(Duration::ZERO, |quic| quic.tick);
         let mut events = Events::default();
         let nodes = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
             let parts = ShardParts {
@@ -61,10 +75,14 @@ impl World {
                 node_seed,
                 seed: random.u64(..),
                 mailbox,
-                quic: None,
+                quic: plan.quic.as_ref().zip(handshakes.as_ref()).map(|(quic, handshakes)| {
+                    let mut seed = [0; 32];
+                    random.fill(&mut seed);
+                    handshakes.shard(&quic.settings, index, seed)
+                }),
             };
             events.push(base, Event::Turn { shard: index, turns: 0 });
-            Node::new(Shard::new(plan.settings.clone(), parts), base)
+            Node::new(Shard::new(plan.settings.clone(), parts), base, tick)
         });
         let nodes: Vec<Node> = nodes.collect();
         Self {
@@ -78,6 +96,8 @@ impl World {
             phase: Act::SetUp,
             nodes,
             pipes: Vec::new(),
+            lines: Vec::new(),
+            network: handshakes.map(Network::new),
             actors: Vec::new(),
             trace: Trace::new(tells),
             last_delivery: base,
@@ -114,6 +134,12 @@ impl World {
             Event::ClientTimer { actor } => self.client_timer(actor),
             Event::Acks { actor } => self.send_acks(actor),
             Event::Unstall { actor } => self.unstall(actor),
+            Event::Landed(flying) => self.landed(*flying),
+            Event::Line { line } => self.line_turn(line),
+            Event::LineLeft { line } => self.close_line(line),
+            Event::Rebind { line } => self.rebind(line),
+            Event::Blackhole { line } => self.blackhole(line),
+            Event::Stranger => self.stranger(),
             Event::Look => return Some(event),
         }
         None
@@ -132,16 +158,16 @@ impl World {
             return;
         }
         self.trace.mark(self.now - self.base, Kind::Turn, shard as u64, turns);
-        let effects = node.go_on(self.now, &self.sleep, self.plan.wire.batch);
+        let (effects, over) = node.go_on(self.now, &self.sleep, self.plan.wire.batch);
         for effect in effects {
             self.on_effect(shard, effect);
         }
         let node = &mut self.nodes[shard];
-        let until = node.lie_down(self.now, &self.sleep);
+        let until = node.lie_down(over, &self.sleep);
         let turns = node.turns;
-        let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= self.now);
+        let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= over);
         let preempted = self.percent(self.plan.wire.preempt_percent);
-        let mut took = self.micros(self.plan.wire.turn_us.clone());
+        let mut took = (over - self.now) + self.micros(self.plan.wire.turn_us.clone());
         if preempted {
             took += self.micros(self.plan.wire.preempt_us.clone());
         }
@@ -178,6 +204,7 @@ impl World {
     fn on_effect(&mut self, shard: usize, effect: Effect) {
         match effect {
             Effect::Wake(shards) => self.bells(shards),
+            Effect::Transmit(transmit, contents) => self.launch_down(&transmit, &contents),
             Effect::Request(request) => {
                 let delay = self.micros(1..2_000);
                 self.events.push(self.now + delay, Event::Authenticated { shard, request: request.id });

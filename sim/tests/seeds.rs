@@ -1,8 +1,9 @@
 //! A few seeds of every profile, the seeds that once failed, and the promise that a run repeats to the last byte.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use quelea_sim::{Profile, Report, Story, run};
+use quelea_sim::{Crypto, Play, Profile, Report, Story, run};
 
 /// Virtual time counts from here; which moment it is has no influence.
 #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
@@ -11,12 +12,17 @@ fn base() -> Instant {
 }
 
 fn play(profile: Profile, seed: u64) -> Report {
-    match run(base(), profile, seed, Story::Silent) {
+    play_with(Crypto::Null, profile, seed)
+}
+
+fn play_with(crypto: Crypto, profile: Profile, seed: u64) -> Report {
+    match run(base(), Play { crypto, ..Play::new(profile, seed) }, Story::Silent) {
         Ok(report) => report,
         Err(failure) => panic!(
-            "{} (replay: cargo run -p quelea-sim -- --seed {seed} --profile {})",
+            "{} (replay: cargo run -p quelea-sim -- --seed {seed} --profile {} --crypto {})",
             failure.what,
-            profile.name()
+            profile.name(),
+            crypto.name()
         ),
     }
 }
@@ -68,8 +74,35 @@ fn wills_fire_when_they_must() {
 }
 
 #[test]
+fn all_of_it_over_byte_streams() {
+    play_some(Profile::Streams);
+}
+
+#[test]
+fn quic_survives_a_hostile_network() {
+    play_some(Profile::Quic);
+}
+
+#[test]
+fn clients_whose_addresses_change_lose_nothing() {
+    play_some(Profile::Rebinding);
+}
+
+#[test]
+fn strangers_cost_the_clients_nothing() {
+    play_some(Profile::Handshakes);
+}
+
+#[test]
 fn all_of_it_together() {
     play_some(Profile::Mixed);
+}
+
+#[test]
+fn the_real_tls_is_played_too() {
+    for profile in QUIC {
+        play_with(Crypto::Tls, profile, 1);
+    }
 }
 
 #[test]
@@ -89,21 +122,61 @@ fn a_seed_repeats_to_the_last_byte_and_another_differs() {
 }
 
 #[test]
+fn with_the_real_tls_a_seed_repeats_too() {
+    for profile in QUIC {
+        let once = play_with(Crypto::Tls, profile, 7);
+        assert_eq!(once, play_with(Crypto::Tls, profile, 7), "{}", profile.name());
+        assert_ne!(once.hash, play_with(Crypto::Tls, profile, 8).hash, "{}", profile.name());
+        assert_ne!(once.hash, play(profile, 7).hash, "{}", profile.name());
+    }
+}
+
+#[test]
+fn the_network_is_hostile() {
+    let mut sums = BTreeMap::new();
+    for profile in QUIC {
+        for seed in SEEDS {
+            for (name, value) in play(profile, seed).counters {
+                *sums.entry(name).or_insert(0) += value;
+            }
+        }
+    }
+    let wanted = [
+        "datagrams_forwarded",
+        "quic_retries",
+        "quic_initials_ignored",
+        "quic_refused",
+        "quic_handshakes_failed",
+        "quic_peers_moved",
+        "quic_stateless_sent",
+    ];
+    for name in wanted {
+        assert!(sums[name] > 0, "{name}: {sums:?}");
+    }
+}
+
+#[test]
 fn a_run_does_something() {
-    let report = play(Profile::Mixed, 3);
+    let report = play(Profile::Streams, 3);
     for name in ["connects", "publishes_received", "publishes_sent", "envelopes_received"] {
         let figure = report.counters.iter().find(|(figure, _)| *figure == name);
         assert!(figure.is_some_and(|(_, value)| *value > 0), "{name}: {figure:?}");
     }
 }
 
+/// The profiles with clients over QUIC.
+const QUIC: [Profile; 4] = [Profile::Quic, Profile::Rebinding, Profile::Handshakes, Profile::Mixed];
+
 /// Of every profile: small, so that the test takes seconds. Thousands are played by the command line tool.
 const SEEDS: std::ops::Range<u64> = 1..6;
 
 /// Each of these failed before the broker was mended; what was wrong is in the log of the commits that name them.
-const FOUND: [(Profile, u64); 14] = [
+const FOUND: [(Profile, u64); 17] = [
+    (Profile::Quic, 20),
+    (Profile::Handshakes, 1),
+    (Profile::Mixed, 23),
     (Profile::Slow, 306),
-    (Profile::Mixed, 131),
+    (Profile::Streams, 131),
     (Profile::Moving, 1),
     (Profile::Mutual, 2),
     (Profile::Slow, 5),
@@ -111,9 +184,9 @@ const FOUND: [(Profile, u64); 14] = [
     (Profile::Retained, 3),
     (Profile::Retained, 11),
     (Profile::Slow, 39),
-    (Profile::Mixed, 22),
-    (Profile::Mixed, 9),
-    (Profile::Mixed, 42),
+    (Profile::Streams, 22),
+    (Profile::Streams, 9),
+    (Profile::Streams, 42),
     (Profile::Mutual, 152),
     (Profile::Tiny, 1),
 ];

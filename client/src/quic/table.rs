@@ -49,8 +49,11 @@ impl Entry {
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let deadline = self.connection.poll_timeout();
         match self.stage {
-            Stage::Handshaking { until } => Some(deadline.map_or(until, |deadline| deadline.min(until))),
-            Stage::Open(_) | Stage::Lingering => deadline,
+            // A handshake that has failed has no deadline any more, even if that has not been told.
+            Stage::Handshaking { until } if !self.connection.is_closed() => {
+                Some(deadline.map_or(until, |deadline| deadline.min(until)))
+            }
+            Stage::Handshaking { .. } | Stage::Open(_) | Stage::Lingering => deadline,
         }
     }
 }

@@ -169,6 +169,7 @@ impl Quic {
             window: Window::new(&self.windows),
             blocked: false,
             opened: [false; 2],
+            accepted: [0; 2],
             ready: false,
             dirty: false,
             drained: false,

@@ -41,7 +41,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use quinn_proto::{
     ConnectionHandle, Endpoint, EndpointConfig, EndpointEvent, NoneTokenLog, ServerConfig, TransportConfig,
-    ValidationTokenConfig, VarInt,
+    ValidationTokenConfig, VarInt, crypto,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -50,6 +50,7 @@ use rustls::pki_types::CertificateDer;
 pub use counters::QuicCounters;
 pub use event::{Alpn, CloseWhy, ConnId, Handled, Path, QuicEvent, ReadEnd, StreamId, Transmit, WriteEnd};
 pub use output::SEGMENTS_MAX;
+pub use session::Negotiated;
 pub use settings::{Congestion, QuicKeys, QuicSettings, SEND_WINDOW_MAX, STREAMS_MAX};
 pub use tls::{QuicTls, TlsError};
 
@@ -99,12 +100,14 @@ impl Quic {
     /// Makes shard number `shard` of `shards`. All randomness comes from `seed`, which must differ between shards and
     /// be secret: connection IDs follow from it.
     ///
+    /// `tls` is a [`QuicTls`]. Only a simulator has another, whose sessions tell what they negotiated as [`Negotiated`].
+    ///
     /// # Panics
     /// If `shard` is not below `shards`, or a setting is out of its range.
-    pub fn new(
+    pub fn new<C: crypto::ServerConfig + 'static>(
         settings: &QuicSettings,
         keys: &QuicKeys,
-        tls: Arc<QuicTls>,
+        tls: Arc<C>,
         shard: usize,
         shards: usize,
         seed: [u8; 32],
@@ -117,8 +120,14 @@ impl Quic {
         random.fill_bytes(&mut cid_seed);
 
         let mut config = EndpointConfig::new(Arc::new(ResetKey::new(&keys.reset_key)));
+        let named = (steering, shard);
+        #[cfg(feature = "mutants")]
+        let named = match settings.mutant {
+            Some(crate::mutants::Mutant::ConnectionIdsUnsteered) => (Steering::new(keys.steering_key, 1), 0),
+            _ => named,
+        };
         config
-            .cid_generator(move || Box::new(cids::SteeredCids::new(cid_seed, steering, shard)))
+            .cid_generator(move || Box::new(cids::SteeredCids::new(cid_seed, named.0, named.1)))
             .supported_versions(vec![tls::VERSION_1])
             .min_reset_interval(settings.reset_interval)
             .rng_seed(Some(endpoint_seed));
@@ -147,7 +156,7 @@ impl Quic {
     }
 
     /// Serves new connections with other certificates; those that exist, and first packets in the queue, keep theirs.
-    pub fn set_tls(&mut self, tls: Arc<QuicTls>) {
+    pub fn set_tls<C: crypto::ServerConfig + 'static>(&mut self, tls: Arc<C>) {
         // No NEW_TOKEN frames: they would need a log of used tokens that all shards share.
         let mut validation = ValidationTokenConfig::default();
         validation.sent(0).log(Arc::new(NoneTokenLog));
@@ -267,6 +276,11 @@ impl Quic {
         if let Stage::Handshaking { until } = entry.stage {
             deadline = Some(deadline.map_or(until, |other| other.min(until)));
         }
+        #[cfg(feature = "mutants")]
+        let deadline = match (self.settings.mutant, entry.stage) {
+            (Some(crate::mutants::Mutant::TimersForgotten), Stage::Open(_)) => None,
+            _ => deadline,
+        };
         if let Some(deadline) = deadline {
             self.wheel.arm_earlier(now, slot, deadline);
         }

@@ -205,6 +205,7 @@ impl Entry {
                 continue;
             }
             if let Some(id) = self.connection.streams().accept(dir) {
+                self.accepted[dir as usize] += 1;
                 return Some(StreamId::from_proto(id));
             }
             self.opened[dir as usize] = false;

@@ -38,9 +38,11 @@ pub(super) struct TlsSession {
     channel_binding: [u8; CHANNEL_BINDING_BYTES],
 }
 
-/// What [`Session::handshake_data`] returns.
-pub(super) struct Negotiated {
-    pub(super) alpn: Alpn,
+/// What [`Session::handshake_data`] returns for a connection of this listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Negotiated {
+    /// The protocol that the connection speaks.
+    pub alpn: Alpn,
 }
 
 impl TlsSession {

@@ -53,6 +53,9 @@ pub struct QuicSettings {
     /// Least time between two stateless resets: few enough not to be a weapon, enough to tell every client of a
     /// restarted broker.
     pub reset_interval: Duration,
+    /// The fault that this shard has.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::mutants::Mutant>,
 }
 
 /// The congestion controllers to choose from. Not BBR: quinn-proto's takes randomness from outside the seed.
@@ -85,6 +88,8 @@ impl Default for QuicSettings {
             keep_alive: None,
             congestion: Congestion::NewReno,
             reset_interval: Duration::from_millis(1),
+            #[cfg(feature = "mutants")]
+            mutant: None,
         }
     }
 }

@@ -91,6 +91,13 @@ impl Quic {
         }
     }
 
+    /// Whether the client has opened this stream of its own: before that, nothing may be said on it (RFC 9000 §19.8).
+    pub fn is_opened(&self, conn: ConnId, stream: StreamId) -> bool {
+        let dir = if stream.is_bidirectional() { Dir::Bi } else { Dir::Uni };
+        let entry = self.table.open(conn).filter(|_| stream.is_from_client());
+        entry.is_some_and(|entry| stream.index() < entry.accepted[dir as usize])
+    }
+
     /// Ends our half of a stream after what was written; `Finished` follows when the peer has all of it.
     pub fn finish(&mut self, conn: ConnId, stream: StreamId) {
         let Some(entry) = self.table.open_mut(conn).filter(|_| stream.server_sends()) else { return };

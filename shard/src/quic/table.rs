@@ -38,6 +38,8 @@ pub(super) struct Entry {
     pub(super) blocked: bool,
     /// Streams may have been opened that the shard has not heard of, by direction: bidirectional, unidirectional.
     pub(super) opened: [bool; 2],
+    /// Streams that the client has opened and the shard was told of, by direction.
+    pub(super) accepted: [u64; 2],
     /// In the list of connections that may have events.
     pub(super) ready: bool,
     /// In the list of connections that may have something to send.

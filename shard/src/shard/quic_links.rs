@@ -172,6 +172,13 @@ impl Shard {
 
     /// Hands a stream as much as it takes; then, if the connection is closing, ends it.
     pub(super) fn write_stream(&mut self, now: Instant, key: LinkKey, conn: ConnId, stream: StreamId) {
+        if let Some(how) = self.close_how(key)
+            && !self.quic.as_ref().expect("the connection is its").is_opened(conn, stream)
+        {
+            return self.close_unopened(now, key, conn, how);
+        }
+        #[cfg(feature = "mutants")]
+        let mutant = self.settings.mutant;
         let Self { links, quic, counters, .. } = self;
         let quic = quic.as_mut().expect("the connection is its");
         let link = &mut links[key];
@@ -182,6 +189,8 @@ impl Shard {
             taken += before - chunk.len();
             match end {
                 WriteEnd::All => {}
+                #[cfg(feature = "mutants")]
+                WriteEnd::Blocked if mutant == Some(crate::mutants::Mutant::DroppedAtFullWindow) => break,
                 WriteEnd::Blocked => {
                     link.output.put_back(chunk);
                     break;
@@ -202,6 +211,17 @@ impl Shard {
             _ if taken > 0 => self.on_stream_room(now, key),
             _ => {}
         }
+    }
+
+    /// The client has not opened its stream, so there is none to end.
+    fn close_unopened(&mut self, now: Instant, key: LinkKey, conn: ConnId, how: CloseHow) {
+        self.streams.remove(&conn);
+        self.drop_link(now, key);
+        let code = match how {
+            CloseHow::Finish => 0,
+            CloseHow::Reset(code) => code,
+        };
+        self.close_quic(now, conn, code);
     }
 
     fn on_stream_room(&mut self, now: Instant, key: LinkKey) {

@@ -1,0 +1,99 @@
+//! A QUIC connection from the client's side: the endpoint of a client's process, its address, and what waits for room.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use quelea_client::quic::{ConnId, Endpoint};
+
+use crate::oracle::PubId;
+
+/// One QUIC connection of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LineId(pub(crate) usize);
+
+/// Which way a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    Up,
+    Down,
+}
+
+/// A farewell that the broker may have heard.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parting {
+    pub(crate) will: PubId,
+    /// How often the broker had ended connections for reasons of its own.
+    pub(crate) ends_by_broker: u64,
+}
+
+/// One QUIC connection, or a stranger's attempt at one.
+pub(crate) struct Line {
+    /// Whose it is; nobody's for a stranger.
+    pub(crate) actor: Option<usize>,
+    /// Gone with its process, or when it has nothing more to say.
+    pub(crate) endpoint: Option<Endpoint>,
+    pub(crate) conn: ConnId,
+    pub(crate) address: SocketAddr,
+    /// The handshake is complete.
+    pub(crate) connected: bool,
+    /// What the client core has written and the windows have not taken.
+    pub(crate) unsent: BytesMut,
+    /// There is something to read for a client that does not.
+    pub(crate) readable: bool,
+    /// The client is done with it; what still comes is read by nobody.
+    pub(crate) leaving: bool,
+    /// The broker has ended its half in order.
+    pub(crate) server_ended: bool,
+    /// The broker has acknowledged our end.
+    pub(crate) finished: bool,
+    pub(crate) parting: Option<Parting>,
+    /// A turn of the client's process is entered for this time.
+    pub(crate) armed: Option<Instant>,
+    /// Datagrams that are still listened to, if it falls silent one day.
+    pub(crate) patience: Option<u32>,
+    /// Its network clears the ECN bits.
+    pub(crate) bleached: bool,
+    pub(crate) up: Access,
+    pub(crate) down: Access,
+}
+
+/// One direction of a client's access to the network.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Access {
+    /// Nothing passes before.
+    pub(crate) dark_until: Instant,
+    /// The last datagram has passed the slow part.
+    pub(crate) free_at: Instant,
+}
+
+impl Line {
+    pub(crate) fn new(now: Instant, actor: Option<usize>, endpoint: Endpoint, conn: ConnId) -> Self {
+        let access = Access { dark_until: now, free_at: now };
+        Self {
+            actor,
+            endpoint: Some(endpoint),
+            conn,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+            connected: false,
+            unsent: BytesMut::new(),
+            readable: false,
+            leaving: false,
+            server_ended: false,
+            finished: false,
+            parting: None,
+            armed: None,
+            patience: None,
+            bleached: false,
+            up: access,
+            down: access,
+        }
+    }
+
+    pub(crate) fn access(&mut self, way: Way) -> &mut Access {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+}
