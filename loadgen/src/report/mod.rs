@@ -1,0 +1,427 @@
+//! The report: findings turned into figures, once, for the screen ([`table`]) and for machines ([`json`], whose schema is
+//! documented in `docs/load-generator.md`; [`SCHEMA_VERSION`] changes with it).
+
+mod counts;
+mod histogram;
+pub(crate) mod json;
+pub(crate) mod table;
+
+use serde::Serialize;
+
+use crate::bottleneck::{self, Cause};
+use crate::clock::{Nanos, SECOND};
+use crate::plan::{Plan, Shape};
+use crate::run::{BrokerFindings, Findings};
+use crate::schedule::{Rate, Spacing};
+use crate::series::SeriesSecond;
+
+pub(crate) use counts::QosCounts;
+pub(crate) use histogram::HistogramReport;
+
+/// Of the JSON document.
+pub(crate) const SCHEMA_VERSION: u32 = 1;
+
+/// Everything that is reported. The field names are those of the JSON document.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) version: u32,
+    pub(crate) tool: &'static str,
+    pub(crate) tool_version: &'static str,
+    pub(crate) command: &'static str,
+    pub(crate) began_unix_ms: u64,
+    pub(crate) outcome: OutcomeReport,
+    pub(crate) bottleneck: bool,
+    pub(crate) bottleneck_causes: Vec<Cause>,
+    pub(crate) configuration: Configuration,
+    pub(crate) connections: Connections,
+    pub(crate) counts: Vec<QosCounts>,
+    pub(crate) foreign: u64,
+    pub(crate) window: WindowReport,
+    pub(crate) latency: LatencyReport,
+    pub(crate) generator: Generator,
+    pub(crate) brokers: Vec<BrokerReport>,
+    pub(crate) series: Vec<SecondReport>,
+}
+
+/// Whether the run is good.
+#[derive(Debug, Serialize)]
+pub(crate) struct OutcomeReport {
+    pub(crate) ok: bool,
+    pub(crate) exit_code: u8,
+    /// Ended early by a signal.
+    pub(crate) interrupted: bool,
+    /// Why it is not good; empty if it is.
+    pub(crate) reasons: Vec<String>,
+}
+
+/// What was asked for.
+#[derive(Debug, Serialize)]
+pub(crate) struct Configuration {
+    pub(crate) url: String,
+    pub(crate) mqtt: &'static str,
+    pub(crate) threads: u16,
+    pub(crate) clients: u32,
+    pub(crate) publishers: u32,
+    pub(crate) subscribers: u32,
+    /// Groups of `share`, else 0.
+    pub(crate) groups: u32,
+    pub(crate) connect_rate_per_s: f64,
+    /// Messages per second; null for `max`.
+    pub(crate) rate_per_s: Option<f64>,
+    /// `even`, `poisson` or `max`.
+    pub(crate) arrivals: &'static str,
+    pub(crate) qos: Vec<u8>,
+    pub(crate) payload_bytes: usize,
+    pub(crate) in_flight: u16,
+    /// Of `--rate max` at QoS 0.
+    pub(crate) window: u32,
+    pub(crate) receive_max: u16,
+    pub(crate) topic: String,
+    pub(crate) topics: u32,
+    pub(crate) warm_up_s: f64,
+    pub(crate) duration_s: f64,
+    pub(crate) drain_s: f64,
+    pub(crate) lag_max_s: f64,
+    pub(crate) sources: usize,
+    pub(crate) reconnect: bool,
+    pub(crate) run: u32,
+    pub(crate) seed: u64,
+}
+
+/// What became of the connections.
+#[derive(Debug, Serialize)]
+pub(crate) struct Connections {
+    pub(crate) asked: u64,
+    pub(crate) ready: u64,
+    pub(crate) failed: u64,
+    pub(crate) lost: u64,
+    pub(crate) reconnected: u64,
+    pub(crate) ramp_s: f64,
+    /// From the intended time of each connection to its CONNACK.
+    pub(crate) connect: HistogramReport,
+    pub(crate) errors: Vec<ErrorReport>,
+}
+
+/// One kind of error.
+#[derive(Debug, Serialize)]
+pub(crate) struct ErrorReport {
+    pub(crate) reason: String,
+    pub(crate) count: u64,
+}
+
+/// The measured window.
+#[derive(Debug, Serialize)]
+pub(crate) struct WindowReport {
+    pub(crate) seconds: f64,
+    /// Messages published whose intended time lies in it.
+    pub(crate) published: u64,
+    /// Messages that arrived in it, duplicates included.
+    pub(crate) arrived: u64,
+    pub(crate) published_per_s: f64,
+    pub(crate) arrived_per_s: f64,
+    /// How long late messages were awaited after it.
+    pub(crate) drained_s: f64,
+}
+
+/// Latencies of messages whose intended time lies in the window.
+#[derive(Debug, Serialize)]
+pub(crate) struct LatencyReport {
+    /// False with `--rate max`: then latencies are those of a closed loop, and say nothing about a given rate.
+    pub(crate) open_loop: bool,
+    pub(crate) delivery: Vec<QosHistogram>,
+    pub(crate) acknowledgement: Vec<QosHistogram>,
+}
+
+/// One histogram of one QoS.
+#[derive(Debug, Serialize)]
+pub(crate) struct QosHistogram {
+    pub(crate) qos: u8,
+    pub(crate) histogram: HistogramReport,
+}
+
+/// What the generator itself did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Generator {
+    pub(crate) threads: Vec<ThreadReport>,
+    /// From intended time to write, where the broker did not hold the publisher back.
+    pub(crate) lag: HistogramReport,
+    /// Length of turns: how long received bytes may have waited unread.
+    pub(crate) turn: HistogramReport,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    /// Windows of `--rate max` that stalled for a second and were opened again.
+    pub(crate) windows_forgiven: u64,
+    /// Messages that came although a subscriber's Receive Maximum was reached.
+    pub(crate) excess: u64,
+}
+
+/// One thread in the window.
+#[derive(Debug, Serialize)]
+pub(crate) struct ThreadReport {
+    /// Of a core, 0 to 1.
+    pub(crate) cpu: f64,
+    /// Of the time, ready to run while another had the core; null where the kernel does not say.
+    pub(crate) waited: Option<f64>,
+    pub(crate) reads: u64,
+    pub(crate) full_reads: u64,
+}
+
+/// One watched process.
+#[derive(Debug, Serialize)]
+pub(crate) struct BrokerReport {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    pub(crate) resident_before: u64,
+    pub(crate) resident_from: u64,
+    pub(crate) resident_to: u64,
+    pub(crate) resident_peak: u64,
+    /// In the window.
+    pub(crate) cpu_user_s: f64,
+    pub(crate) cpu_system_s: f64,
+    /// Of a core, 0 to the number of cores.
+    pub(crate) cpu: f64,
+    pub(crate) voluntary_switches: u64,
+    pub(crate) involuntary_switches: u64,
+    /// Messages that arrived between the readings.
+    pub(crate) arrived: u64,
+    pub(crate) cpu_us_per_delivery: Option<f64>,
+    pub(crate) deliveries_per_cpu_s: Option<f64>,
+    /// From before the first connection to the end of the window, per connection.
+    pub(crate) resident_per_connection: Option<f64>,
+    /// User and system time from before the first connection to the beginning of the window.
+    pub(crate) cpu_ramp_s: f64,
+}
+
+/// One second.
+#[derive(Debug, Serialize)]
+pub(crate) struct SecondReport {
+    pub(crate) second: u64,
+    pub(crate) published: u64,
+    pub(crate) confirmed: u64,
+    pub(crate) received: u64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+impl Report {
+    pub(crate) fn new(findings: &Findings) -> Self {
+        let plan = &findings.plan;
+        let counts = counts::by_qos(findings);
+        let causes = bottleneck::causes(findings);
+        let reasons = reasons(findings, &counts);
+        let exit_code = u8::from(!reasons.is_empty());
+        let began = findings.began.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            version: SCHEMA_VERSION,
+            tool: env!("CARGO_PKG_NAME"),
+            tool_version: env!("CARGO_PKG_VERSION"),
+            command: plan.command(),
+            began_unix_ms: began.as_millis() as u64,
+            outcome: OutcomeReport {
+                ok: reasons.is_empty(),
+                exit_code,
+                interrupted: findings.interrupted,
+                reasons,
+            },
+            bottleneck: !causes.is_empty(),
+            bottleneck_causes: causes,
+            configuration: configuration(plan),
+            connections: connections(findings),
+            window: window(findings),
+            latency: latency(findings, &counts),
+            generator: generator(findings),
+            brokers: findings.brokers.iter().map(|broker| broker_report(broker, findings)).collect(),
+            series: findings.series.seconds().iter().map(second_report).collect(),
+            foreign: findings.links.foreign,
+            counts,
+        }
+    }
+}
+
+/// Why the run is not good.
+fn reasons(findings: &Findings, counts: &[QosCounts]) -> Vec<String> {
+    let mut reasons: Vec<String> = findings.failure.iter().cloned().collect();
+    let links = &findings.links;
+    let mut add = |number: u64, what: &str| {
+        if number > 0 {
+            reasons.push(format!("{} {what}", crate::text::count(number)));
+        }
+    };
+    if findings.failure.is_none() {
+        add(links.failed, "clients could not connect");
+    }
+    if findings.plan.reach.reconnect.is_none() {
+        add(links.lost, "connections were lost");
+    }
+    for level in counts {
+        if level.qos > 0 {
+            add(level.lost, &format!("messages of QoS {} were lost", level.qos));
+            add(level.refused, &format!("publications of QoS {} were refused", level.qos));
+        }
+        if level.qos == 2 {
+            add(level.duplicated, "messages of QoS 2 came more than once");
+        }
+        add(
+            level.unsent,
+            &format!("messages of QoS {} were held back until the end and never sent", level.qos),
+        );
+    }
+    reasons
+}
+
+fn configuration(plan: &Plan) -> Configuration {
+    let rate_per_s = match plan.load.rate {
+        Rate::Fixed { milli_per_s } => Some(milli_per_s as f64 / 1e3),
+        Rate::Max => None,
+    };
+    let arrivals = match (plan.load.rate, plan.load.spacing) {
+        (Rate::Max, _) => "max",
+        (Rate::Fixed { .. }, Spacing::Even) => "even",
+        (Rate::Fixed { .. }, Spacing::Poisson) => "poisson",
+    };
+    Configuration {
+        url: plan.target().to_string(),
+        mqtt: match plan.version() {
+            quelea_mqtt::Version::V5 => "5.0",
+            _ => "3.1.1",
+        },
+        threads: plan.reach.threads,
+        clients: plan.clients(),
+        publishers: plan.publishers,
+        subscribers: plan.subscribers,
+        groups: if let Shape::Share { groups, .. } = plan.shape { groups } else { 0 },
+        connect_rate_per_s: plan.reach.connect_rate,
+        rate_per_s,
+        arrivals,
+        qos: plan.load.qos.iter().map(|qos| *qos as u8).collect(),
+        payload_bytes: plan.load.payload_bytes,
+        in_flight: plan.load.in_flight.get(),
+        window: plan.load.window,
+        receive_max: plan.receive_max.get(),
+        topic: plan.topic.clone(),
+        topics: plan.topics,
+        warm_up_s: seconds(plan.warm_up),
+        duration_s: seconds(plan.duration),
+        drain_s: seconds(plan.drain),
+        lag_max_s: seconds(plan.lag_max),
+        sources: plan.sources.len(),
+        reconnect: plan.reach.reconnect.is_some(),
+        run: plan.run,
+        seed: plan.reach.seed,
+    }
+}
+
+fn connections(findings: &Findings) -> Connections {
+    let links = &findings.links;
+    Connections {
+        asked: findings.plan.clients().into(),
+        ready: links.ready,
+        failed: links.failed,
+        lost: links.lost,
+        reconnected: links.reconnected,
+        ramp_s: seconds(findings.ramp),
+        connect: HistogramReport::new(&findings.record.connect),
+        errors: links
+            .errors
+            .iter()
+            .map(|(reason, count)| ErrorReport { reason: reason.to_owned(), count })
+            .collect(),
+    }
+}
+
+fn window(findings: &Findings) -> WindowReport {
+    let published = findings.publishers.iter().map(|(.., counts)| counts.published_in_window).sum();
+    let arrived = findings.links.arrived_in_window;
+    let length = seconds(findings.measured);
+    let per_s = |number: u64| if length > 0.0 { number as f64 / length } else { 0.0 };
+    WindowReport {
+        seconds: length,
+        published,
+        arrived,
+        published_per_s: per_s(published),
+        arrived_per_s: per_s(arrived),
+        drained_s: seconds(findings.drained),
+    }
+}
+
+fn latency(findings: &Findings, counts: &[QosCounts]) -> LatencyReport {
+    let of = |histograms: &crate::record::ByQos| {
+        let levels = counts.iter().filter_map(|level| {
+            let histogram = histograms.get(quelea_mqtt::QoS::from_u8(level.qos)?)?;
+            Some(QosHistogram { qos: level.qos, histogram: HistogramReport::new(histogram) })
+        });
+        levels.collect()
+    };
+    LatencyReport {
+        open_loop: findings.plan.is_open_loop(),
+        delivery: of(&findings.record.delivery),
+        acknowledgement: of(&findings.record.acknowledgement),
+    }
+}
+
+fn generator(findings: &Findings) -> Generator {
+    let share = |part: Nanos, whole: Nanos| if whole > 0 { part as f64 / whole as f64 } else { 0.0 };
+    Generator {
+        threads: findings
+            .efforts
+            .iter()
+            .map(|effort| ThreadReport {
+                cpu: share(effort.cpu, effort.wall),
+                waited: effort.waited.map(|waited| share(waited, effort.wall)),
+                reads: effort.reads,
+                full_reads: effort.full_reads,
+            })
+            .collect(),
+        lag: HistogramReport::new(&findings.record.lag),
+        turn: HistogramReport::new(&findings.record.turn),
+        bytes_in: findings.links.bytes_in,
+        bytes_out: findings.links.bytes_out,
+        windows_forgiven: findings.links.windows_forgiven,
+        excess: findings.links.excess,
+    }
+}
+
+fn broker_report(broker: &BrokerFindings, findings: &Findings) -> BrokerReport {
+    let before = broker.before;
+    let from = broker.from.unwrap_or(before);
+    let to = broker.to.unwrap_or(from);
+    let (user, system) = (to.user_s - from.user_s, to.system_s - from.system_s);
+    let (cpu, length) = (user + system, seconds(findings.measured));
+    let arrived = if broker.to.is_some() { broker.arrived } else { 0 };
+    let (ready, grown) = (findings.links.ready, to.resident.saturating_sub(before.resident));
+    BrokerReport {
+        pid: broker.watched.pid,
+        name: broker.watched.name.clone(),
+        resident_before: before.resident,
+        resident_from: from.resident,
+        resident_to: to.resident,
+        resident_peak: to.resident_peak,
+        cpu_user_s: user,
+        cpu_system_s: system,
+        cpu: if length > 0.0 { cpu / length } else { 0.0 },
+        voluntary_switches: to.voluntary_switches.saturating_sub(from.voluntary_switches),
+        involuntary_switches: to.involuntary_switches.saturating_sub(from.involuntary_switches),
+        arrived,
+        cpu_us_per_delivery: (arrived > 0).then(|| cpu * 1e6 / arrived as f64),
+        deliveries_per_cpu_s: (cpu > 0.0 && arrived > 0).then(|| arrived as f64 / cpu),
+        resident_per_connection: (ready > 0).then(|| grown as f64 / ready as f64),
+        cpu_ramp_s: from.user_s + from.system_s - before.user_s - before.system_s,
+    }
+}
+
+fn second_report(second: &SeriesSecond) -> SecondReport {
+    SecondReport {
+        second: second.number,
+        published: second.published,
+        confirmed: second.confirmed,
+        received: second.received,
+        p50_ns: second.p50,
+        p99_ns: second.p99,
+        max_ns: second.max,
+    }
+}
+
+fn seconds(nanos: Nanos) -> f64 {
+    nanos as f64 / SECOND as f64
+}

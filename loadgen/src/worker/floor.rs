@@ -1,0 +1,496 @@
+//! The floor of a thread: its clients and all that has a time. It opens, times out and writes; `input` is what comes up from
+//! the ring, `load` is what the clients are there for.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use quelea_mqtt::ReasonCode;
+use quelea_udp_io::{Close, DoorId, Ring, WriteBatch};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use super::client::{Client, Part, Stage};
+use super::publisher::{Hold, Publisher};
+use super::receiver::Receiver;
+use super::{Links, Outcome, Second};
+use crate::clock::{Clock, Nanos, SECOND, nanos_of};
+use crate::payload::Payloads;
+use crate::plan::{Plan, Role};
+use crate::record::{Latencies, Record, latencies};
+use crate::shared::{Phase, Shared};
+
+/// The measured window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Window {
+    pub(super) from: Nanos,
+    pub(super) to: Nanos,
+}
+
+impl Window {
+    pub(super) fn contains(self, time: Nanos) -> bool {
+        self.from <= time && time < self.to
+    }
+}
+
+/// Something of number `usize` at a time; the earliest first.
+pub(super) type Agenda = BinaryHeap<Reverse<(Nanos, usize)>>;
+
+pub(super) struct Floor {
+    pub(super) plan: Arc<Plan>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    index: usize,
+    pub(super) clients: Vec<Client>,
+    by_door: HashMap<u64, usize, FixedState>,
+    pub(super) publishers: Vec<Publisher>,
+    pub(super) receivers: Vec<Receiver>,
+    pub(super) payloads: Payloads,
+    /// Clients to be connected.
+    opens: Agenda,
+    /// Clients whose core has a time; one entry each, which may be too early.
+    timers: Agenda,
+    /// Publishers whose next message has a time.
+    pub(super) due: Agenda,
+    /// Publishers that may go on.
+    pub(super) freed: Vec<usize>,
+    /// Publishers that wait for a subscriber.
+    pub(super) waiting: Vec<usize>,
+    dirty: Vec<usize>,
+    /// Intended times of what was published in this turn.
+    pub(super) written: Vec<Nanos>,
+    pub(super) phase: Phase,
+    pub(super) window: Window,
+    start: Nanos,
+    /// The first input of this turn came at.
+    pub(super) input_at: Option<Nanos>,
+    /// Reads, and reads that filled the buffer.
+    pub(super) reads: (u64, u64),
+    pub(super) reads_in_window: (u64, u64),
+    pub(super) record: Record,
+    pub(super) second: RunningSecond,
+    pub(super) links: Links,
+    pub(super) totals: Totals,
+}
+
+/// What this thread shows on its board.
+#[derive(Default)]
+pub(super) struct Totals {
+    pub(super) published: u64,
+    pub(super) confirmed: u64,
+    pub(super) arrived: u64,
+    pub(super) received: u64,
+}
+
+/// The second under way.
+pub(super) struct RunningSecond {
+    number: u64,
+    published: u64,
+    confirmed: u64,
+    received: u64,
+    pub(super) delivery: Latencies,
+}
+
+impl Floor {
+    pub(super) fn new(plan: &Arc<Plan>, shared: &Arc<Shared>, clock: Clock, index: usize) -> Self {
+        let mut floor = Self {
+            plan: Arc::clone(plan),
+            shared: Arc::clone(shared),
+            clock,
+            index,
+            clients: Vec::new(),
+            by_door: HashMap::with_hasher(FixedState::with_seed(plan.reach.seed)),
+            publishers: Vec::new(),
+            receivers: Vec::new(),
+            payloads: Payloads::new(plan.load.payload_bytes),
+            opens: Agenda::new(),
+            timers: Agenda::new(),
+            due: Agenda::new(),
+            freed: Vec::new(),
+            waiting: Vec::new(),
+            dirty: Vec::new(),
+            written: Vec::new(),
+            phase: Phase::Ramp,
+            window: Window { from: u64::MAX, to: u64::MAX },
+            start: 0,
+            input_at: None,
+            reads: (0, 0),
+            reads_in_window: (0, 0),
+            record: Record::new(),
+            second: RunningSecond {
+                number: 0,
+                published: 0,
+                confirmed: 0,
+                received: 0,
+                delivery: latencies(),
+            },
+            links: Links::default(),
+            totals: Totals::default(),
+        };
+        (0..plan.clients())
+            .filter(|client| plan.thread_of(*client) == index)
+            .for_each(|client| floor.add(client));
+        floor
+    }
+
+    fn add(&mut self, number: u32) {
+        let plan = Arc::clone(&self.plan);
+        let local = self.clients.len();
+        let part = match plan.role(number) {
+            Role::Idle => Part::Idle,
+            Role::Subscriber(subscriber) => Part::Receiver(self.receiver(plan.receiver_of(subscriber))),
+            Role::Publisher(publisher) => {
+                let topic = plan.topic_of(publisher);
+                self.publishers.push(Publisher::new(publisher, local, topic, plan.qos_of(publisher)));
+                Part::Publisher(self.publishers.len() - 1)
+            }
+        };
+        self.clients.push(Client::new(&plan, number, part));
+    }
+
+    /// The place of a receiver, whose members come one after the other.
+    fn receiver(&mut self, number: u32) -> usize {
+        if self.receivers.last().is_none_or(|last| last.number != number) {
+            let publishers = self.plan.publishers_of(number);
+            self.receivers.push(Receiver::new(number, self.plan.run, publishers));
+        }
+        self.receivers.len() - 1
+    }
+
+    /// Every client gets its time: the ramp is open loop, too.
+    pub(super) fn begin_ramp(&mut self, ramp_at: Nanos) {
+        let per_s = self.plan.reach.connect_rate;
+        for (local, client) in self.clients.iter_mut().enumerate() {
+            client.meant_at = ramp_at + (f64::from(client.number) * SECOND as f64 / per_s) as u64;
+            self.opens.push(Reverse((client.meant_at, local)));
+        }
+    }
+
+    /// The earliest of all that has a time.
+    pub(super) fn next_wake(&self, now: Nanos) -> Nanos {
+        if !self.freed.is_empty() {
+            return now;
+        }
+        let first = |agenda: &Agenda| agenda.peek().map(|Reverse((at, _))| *at);
+        let mut wake = now + WAIT_MAX;
+        for at in [first(&self.opens), first(&self.timers), first(&self.due)].into_iter().flatten() {
+            wake = wake.min(at);
+        }
+        if !self.waiting.is_empty() {
+            wake = wake.min(now + WINDOW_LOOK);
+        }
+        if self.phase >= Phase::Run {
+            let ends = [self.window.from, self.window.to, self.start + (self.second.number + 1) * SECOND];
+            wake = ends.into_iter().filter(|end| *end > now).fold(wake, Nanos::min);
+        }
+        wake
+    }
+
+    /// Sees what the coordinator has decided.
+    pub(super) fn follow_phase(&mut self, now: Nanos) {
+        let phase = self.shared.phase();
+        if phase == Phase::Ramp {
+            return;
+        }
+        self.window = Window { from: self.shared.measure_from(), to: self.shared.measure_to() };
+        // A run that was cut short in its ramp has no start.
+        if self.start == 0 && self.shared.start() != 0 {
+            self.start = self.shared.start();
+            self.begin_load(self.start);
+        }
+        if phase == Phase::Leave && self.phase != Phase::Leave {
+            self.leave(now);
+        }
+        self.phase = phase;
+    }
+
+    /// Everyone says goodbye; who is not connected is given up.
+    fn leave(&mut self, now: Nanos) {
+        self.opens.clear();
+        let instant = Instant::now();
+        for local in 0..self.clients.len() {
+            let client = &mut self.clients[local];
+            if client.core.is_attached() {
+                // Refused only without a connection.
+                let _ = client.core.disconnect(instant, ReasonCode::NORMAL_DISCONNECTION);
+                self.mark_dirty(local);
+            } else {
+                client.stage = Stage::Ended;
+            }
+        }
+        self.phase = Phase::Leave;
+        (0..self.clients.len()).for_each(|local| self.drain_events(local, instant, now));
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.by_door.is_empty()
+    }
+
+    /// Opens the connections whose time has come.
+    pub(super) fn open_due(&mut self, now: Nanos, ring: &mut Ring) {
+        while let Some(Reverse((at, local))) = self.opens.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.opens.pop();
+            if let Err(error) = self.open(local, ring) {
+                let reason = if error.raw_os_error() == Some(EADDRNOTAVAIL) {
+                    "no local port is left: give more addresses by --bind".to_owned()
+                } else {
+                    error.to_string()
+                };
+                self.links.errors.note(&reason);
+                self.on_gone(local, now);
+            }
+        }
+    }
+
+    fn open(&mut self, local: usize, ring: &mut Ring) -> io::Result<()> {
+        let sources = &self.plan.sources;
+        let client = &mut self.clients[local];
+        let source = sources.get(client.number as usize % sources.len().max(1));
+        let stream = connect(self.plan.address, source.map(|ip| SocketAddr::new(*ip, 0)))?;
+        let door = ring.add_stream(stream)?;
+        if let Some(old) = client.door.take() {
+            // It was being closed; its name is forgotten with the last that is heard of it.
+            ring.close(old, Close::Abort);
+            self.by_door.remove(&u64::from(old));
+        }
+        client.attach(door);
+        let instant = Instant::now();
+        client.core.connect(instant).map_err(|refusal| io::Error::other(refusal.to_string()))?;
+        self.by_door.insert(door.into(), local);
+        self.arm_timer(local);
+        self.mark_dirty(local);
+        Ok(())
+    }
+
+    pub(super) fn arm_timer(&mut self, local: usize) {
+        if let Some(at) = self.clients[local].core.poll_timeout() {
+            self.timers.push(Reverse((self.clock.nanos_at(at), local)));
+        }
+    }
+
+    pub(super) fn fire_timers(&mut self, now: Nanos) {
+        while let Some(Reverse((at, local))) = self.timers.peek().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.pop();
+            let instant = Instant::now();
+            self.clients[local].core.handle_timeout(instant);
+            self.drain_events(local, instant, now);
+            self.mark_dirty(local);
+            self.arm_timer(local);
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, local: usize) {
+        if !std::mem::replace(&mut self.clients[local].dirty, true) {
+            self.dirty.push(local);
+        }
+    }
+
+    /// Writes what clients have to say, and closes those that have said all.
+    pub(super) fn write_dirty(&mut self, ring: &mut Ring) {
+        for place in 0..self.dirty.len() {
+            let local = self.dirty[place];
+            self.clients[local].dirty = false;
+            self.write(local, ring);
+        }
+        self.dirty.clear();
+    }
+
+    fn write(&mut self, local: usize, ring: &mut Ring) {
+        let Some(door) = self.clients[local].door else { return };
+        self.feed_held(local, ring, door);
+        let client = &mut self.clients[local];
+        if client.writing {
+            return;
+        }
+        let mut batch = WriteBatch::new();
+        batch.extend(client.core.poll_output());
+        if !batch.is_empty() {
+            ring.write(door, batch);
+            client.writing = true;
+            // What was published at QoS 0 is on its way, and there is room for more.
+            let instant = Instant::now();
+            self.drain_events(local, instant, self.clock.nanos_at(instant));
+            self.free(local);
+        } else if !client.core.is_attached() {
+            ring.close(door, Close::Flush);
+            client.door = None;
+        }
+    }
+
+    /// Gives the core what it could not take before, now that its answers have been written.
+    fn feed_held(&mut self, local: usize, ring: &mut Ring, door: DoorId) {
+        if !self.clients[local].held.is_empty() {
+            let held = std::mem::take(&mut self.clients[local].held);
+            let taken = self.feed(local, Instant::now(), &held);
+            self.clients[local].held.extend_from_slice(&held[taken..]);
+        }
+        let client = &mut self.clients[local];
+        let pause = !client.held.is_empty();
+        if pause != client.paused {
+            client.paused = pause;
+            if pause { ring.pause_read(door) } else { ring.resume_read(door) }
+        }
+    }
+
+    pub(super) fn client_of(&self, door: DoorId) -> Option<usize> {
+        self.by_door.get(&u64::from(door)).copied()
+    }
+
+    /// The door's name is no longer good.
+    pub(super) fn forget_door(&mut self, door: DoorId) -> Option<usize> {
+        self.by_door.remove(&u64::from(door))
+    }
+
+    /// A client's connection, or its attempt, is over.
+    pub(super) fn on_gone(&mut self, local: usize, now: Nanos) {
+        let leaving = self.phase == Phase::Leave;
+        let client = &mut self.clients[local];
+        let was_open = client.stage != Stage::Ended;
+        if !was_open {
+            return;
+        }
+        if client.was_ready && client.stage == Stage::Ready && !leaving {
+            self.links.lost += 1;
+        }
+        match self.plan.reach.reconnect {
+            Some(after) if !leaving => {
+                client.stage = Stage::Waiting;
+                client.meant_at = now + nanos_of(after);
+                // The first attempt may have failed before there was a session.
+                client.core.set_clean_start(!client.was_ready);
+                self.opens.push(Reverse((client.meant_at, local)));
+            }
+            _ => {
+                client.stage = Stage::Ended;
+                if !client.was_ready && !leaving {
+                    self.links.failed += 1;
+                }
+                self.give_up(local);
+            }
+        }
+    }
+
+    /// The second that is over by now, if there is one.
+    pub(super) fn second_over(&mut self, now: Nanos) -> Option<u64> {
+        if self.start == 0 || now < self.start {
+            return None;
+        }
+        let number = (now - self.start) / SECOND;
+        (number > self.second.number).then_some(number)
+    }
+
+    /// Ends the second under way; the next is `number`.
+    pub(super) fn take_second(&mut self, number: u64, empty: Latencies) -> Second {
+        let second = &mut self.second;
+        let over = Second {
+            number: second.number,
+            published: self.totals.published - second.published,
+            confirmed: self.totals.confirmed - second.confirmed,
+            received: self.totals.received - second.received,
+            delivery: std::mem::replace(&mut second.delivery, empty),
+        };
+        (second.published, second.confirmed, second.received) =
+            (self.totals.published, self.totals.confirmed, self.totals.received);
+        second.number = number;
+        over
+    }
+
+    /// The writes of this turn are done.
+    pub(super) fn note_turn(&mut self, done: Nanos) {
+        for intended in self.written.drain(..) {
+            if self.window.contains(intended) {
+                self.record.lag.saturating_record(done.saturating_sub(intended).max(1));
+            }
+        }
+        if let Some(input_at) = self.input_at
+            && self.window.contains(input_at)
+        {
+            self.record.turn.saturating_record((done - input_at).max(1));
+        }
+    }
+
+    pub(super) fn publish_board(&self) {
+        let board = &self.shared.boards[self.index];
+        let busy = if self.phase == Phase::Ramp {
+            0
+        } else {
+            self.publishers.iter().filter(|one| one.is_busy()).count()
+        };
+        for (figure, value) in [
+            (&board.ready, self.links.ready),
+            (&board.failed, self.links.failed),
+            (&board.lost, self.links.lost),
+            (&board.published, self.totals.published),
+            (&board.confirmed, self.totals.confirmed),
+            (&board.arrived, self.totals.arrived),
+            (&board.received, self.totals.received),
+            (&board.busy, busy as u64),
+        ] {
+            figure.store(value, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Outcome {
+        for publisher in &mut self.publishers {
+            count_unsent(publisher, self.window.to);
+        }
+        let mut links = self.links;
+        for client in &self.clients {
+            links.excess += client.core.counters().excess_in;
+        }
+        links.foreign += self.receivers.iter().map(|receiver| receiver.foreign).sum::<u64>();
+        Outcome {
+            record: self.record,
+            publishers: self.publishers.iter().map(|one| (one.number, one.qos, one.counts)).collect(),
+            receivers: self.receivers.iter().map(|one| (one.number, one.results())).collect(),
+            links,
+            effort: super::Effort::default(),
+        }
+    }
+}
+
+/// Messages that were due before `until` and never left.
+fn count_unsent(publisher: &mut Publisher, until: Nanos) {
+    let Some(schedule) = publisher.schedule.as_mut() else { return };
+    // At the maximum rate nothing was promised.
+    while schedule.next(u64::MAX) < until && publisher.counts.unsent < UNSENT_MAX {
+        schedule.advance();
+        publisher.counts.unsent += 1;
+    }
+    publisher.hold = Hold::Done;
+}
+
+/// Begins to connect.
+fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    if let Some(from) = from {
+        socket.bind(&SockAddr::from(from))?;
+    }
+    match socket.connect(&SockAddr::from(to)) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}
+
+/// The longest wait: the coordinator's orders come with a bell, this is the belt to that brace.
+const WAIT_MAX: Nanos = SECOND / 10;
+/// How often a publisher looks whether a subscriber of another thread has seen its messages.
+const WINDOW_LOOK: Nanos = 200_000;
+/// Counting stops here: a publisher that is so far behind has failed in any case.
+const UNSENT_MAX: u64 = 100_000_000;
+const EINPROGRESS: i32 = 115;
+const EADDRNOTAVAIL: i32 = 99;
