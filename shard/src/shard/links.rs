@@ -172,6 +172,7 @@ impl Shard {
         }
         let mut link = self.links.remove(key)?;
         self.budget.recharge(link.charged_bytes, 0);
+        self.crossing_links -= usize::from(!link.deferred.is_empty());
         for deferred in link.deferred.drain(..) {
             self.publish(now, &deferred.message, super::Origin::Nobody);
         }
@@ -340,6 +341,7 @@ impl Shard {
     pub(super) fn forget_publications(&mut self, key: LinkKey) {
         let link = &mut self.links[key];
         let Some(session) = link.session() else { return };
+        self.crossing_links -= usize::from(!link.deferred.is_empty());
         for deferred in link.deferred.drain(..) {
             match deferred.ack.and_then(|number| link.acks.id_of(number)) {
                 Some(id) => self.sessions[session].inbound.on_refused(id),
