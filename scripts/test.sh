@@ -23,6 +23,7 @@ if [ "$what" != interop ]; then
     step "what the tests need" scripts/setup-tests.sh
     step "Rust tests" cargo test --locked
     step "simulator" cargo run --locked --quiet --package quelea-sim -- --seeds 0..200
+    step "instructions per message" scripts/instructions.sh
 fi
 if [ "$what" != rust ]; then
     step "the binary" cargo build --locked --package quelea

@@ -46,10 +46,10 @@ pub mod slots;
 
 pub use filter::{FilterId, FilterTrie, Inserted, Removed};
 pub use interest::Interest;
-pub use mailbox::{Mailbox, MeshConfig, mesh};
+pub use mailbox::{Doorbells, Mailbox, MeshConfig, mesh};
 pub use placement::{group_owner, home, partition};
 pub use retained::{RetainedFull, RetainedLimits, RetainedStore};
 pub use shards::{SHARDS_MAX, ShardId, ShardSet};
 pub use share::{Seq, ShareFull, ShareGroup, ShareLimits};
-pub use sleep::SleepFlags;
+pub use sleep::{Mail, Sleep, SleepFlags};
 pub use slots::{SlotId, SlotKey, Slots};

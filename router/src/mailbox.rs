@@ -21,6 +21,7 @@
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::shards::{SHARDS_MAX, ShardId, ShardSet};
+use crate::sleep::{Mail, SleepFlags};
 
 /// Messages that fit in each lane of each ordered pair of shards; all above 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +44,31 @@ pub struct Mailbox<R, C, F, D> {
     control: Lane<C>,
     forward: Lane<F>,
     deliver: Lane<D>,
-    doorbells: ShardSet,
+    doorbells: Doorbells,
+}
+
+/// To whom something was sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doorbells {
+    /// Who got replies.
+    pub replies: ShardSet,
+    /// Who got anything else.
+    pub requests: ShardSet,
+}
+
+impl Doorbells {
+    /// Whether nothing was sent to anyone.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.replies.is_empty() && self.requests.is_empty()
+    }
+
+    /// Those whose bells must be rung, by what their flags ask for.
+    pub fn to_ring(&self, sleep: &SleepFlags) -> ShardSet {
+        let requests = self.requests.iter().filter(|peer| sleep.must_wake(*peer, Mail::Requests));
+        let replies = self.replies.iter().filter(|peer| sleep.must_wake(*peer, Mail::Replies));
+        requests.chain(replies).collect()
+    }
 }
 
 /// One lane's ends, by peer; `None` at the shard itself.
@@ -64,7 +89,7 @@ pub fn mesh<R, C, F, D>(shards: usize, config: MeshConfig) -> Vec<Mailbox<R, C, 
         (replies.next(), control.next(), forward.next(), deliver.next())
     {
         let shard = ShardId::from_index(mailboxes.len());
-        let doorbells = ShardSet::EMPTY;
+        let doorbells = Doorbells::default();
         mailboxes.push(Mailbox { shard, shards, replies, control, forward, deliver, doorbells });
     }
     mailboxes
@@ -140,7 +165,7 @@ impl<R, C, F, D> Mailbox<R, C, F, D> {
     #[inline]
     pub fn try_send_reply(&mut self, to: ShardId, message: R) -> Result<(), R> {
         self.replies.try_send(to, message)?;
-        self.doorbells.insert(to);
+        self.doorbells.replies.insert(to);
         Ok(())
     }
 
@@ -151,7 +176,7 @@ impl<R, C, F, D> Mailbox<R, C, F, D> {
     #[inline]
     pub fn try_send_control(&mut self, to: ShardId, message: C) -> Result<(), C> {
         self.control.try_send(to, message)?;
-        self.doorbells.insert(to);
+        self.doorbells.requests.insert(to);
         Ok(())
     }
 
@@ -162,7 +187,7 @@ impl<R, C, F, D> Mailbox<R, C, F, D> {
     #[inline]
     pub fn try_send_forward(&mut self, to: ShardId, message: F) -> Result<(), F> {
         self.forward.try_send(to, message)?;
-        self.doorbells.insert(to);
+        self.doorbells.requests.insert(to);
         Ok(())
     }
 
@@ -173,7 +198,7 @@ impl<R, C, F, D> Mailbox<R, C, F, D> {
     #[inline]
     pub fn try_send_deliver(&mut self, to: ShardId, message: D) -> Result<(), D> {
         self.deliver.try_send(to, message)?;
-        self.doorbells.insert(to);
+        self.doorbells.requests.insert(to);
         Ok(())
     }
 
@@ -261,10 +286,14 @@ impl<R, C, F, D> Mailbox<R, C, F, D> {
         self.deliver.slots_used(from)
     }
 
-    /// The peers to whom something was sent since the last call. Ask
-    /// [`SleepFlags::must_wake`](crate::SleepFlags::must_wake) for each.
-    pub fn take_doorbells(&mut self) -> ShardSet {
+    /// The peers to whom something was sent since the last call. [`Doorbells::to_ring`] says who of them sleeps.
+    pub fn take_doorbells(&mut self) -> Doorbells {
         std::mem::take(&mut self.doorbells)
+    }
+
+    /// A full lane: its reader must come, whatever it sleeps for.
+    pub fn urge(&mut self, to: ShardId) {
+        self.doorbells.requests.insert(to);
     }
 
     /// Whether a message waits in any lane from any peer.

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quelea_router::{Mailbox, MeshConfig, ShardId, ShardSet, SleepFlags, mesh};
+use quelea_router::{Doorbells, Mail, Mailbox, MeshConfig, ShardId, Sleep, SleepFlags, mesh};
 
 type TestMailbox = Mailbox<u64, u64, u64, u64>;
 
@@ -71,7 +71,7 @@ proptest! {
         let config = MeshConfig { replies: 1, control: 2, forward: 3, deliver: 4 };
         let mut mailboxes: Vec<TestMailbox> = mesh(3, config);
         let mut queues = vec![std::collections::VecDeque::new(); 3 * 3 * 4];
-        let mut bells = [ShardSet::EMPTY; 3];
+        let mut bells = [Doorbells::default(); 3];
         for (message, (send, a, b, lane)) in (0u64..).zip(ops) {
             if a == b {
                 // The bells of one shard, now and then.
@@ -86,7 +86,9 @@ proptest! {
                 } else {
                     prop_assert_eq!(sent, Ok(()));
                     queue.push_back(message);
-                    bells[a].insert(shard(b));
+                    let bells = &mut bells[a];
+                    let bells = if lane == 0 { &mut bells.replies } else { &mut bells.requests };
+                    bells.insert(shard(b));
                 }
             } else {
                 prop_assert_eq!(peek(&mailboxes[b], lane, shard(a)), queue.front().copied());
@@ -139,14 +141,38 @@ fn what_nobody_took_is_dropped_with_the_mesh() {
 #[test]
 fn of_several_senders_one_rings() {
     let flags = SleepFlags::new(2);
-    assert!(!flags.must_wake(shard(1)), "who is awake needs no bell");
-    flags.go_to_sleep(shard(1));
-    assert!(!flags.must_wake(shard(0)));
-    assert!(flags.clone().must_wake(shard(1)));
-    assert!(!flags.must_wake(shard(1)));
-    flags.go_to_sleep(shard(1));
+    assert!(!flags.must_wake(shard(1), Mail::Requests), "who is awake needs no bell");
+    flags.go_to_sleep(shard(1), Sleep::Light);
+    assert!(!flags.must_wake(shard(0), Mail::Requests));
+    assert!(flags.clone().must_wake(shard(1), Mail::Requests));
+    assert!(!flags.must_wake(shard(1), Mail::Requests));
+    flags.go_to_sleep(shard(1), Sleep::Light);
     flags.stay_awake(shard(1));
-    assert!(!flags.must_wake(shard(1)));
+    assert!(!flags.must_wake(shard(1), Mail::Requests));
+}
+
+#[test]
+fn replies_wake_who_waits_for_them_and_requests_wake_everyone() {
+    let flags = SleepFlags::new(2);
+    flags.go_to_sleep(shard(1), Sleep::Deep);
+    assert!(!flags.must_wake(shard(1), Mail::Replies));
+    assert!(flags.must_wake(shard(1), Mail::Requests), "still asleep");
+    flags.go_to_sleep(shard(1), Sleep::Light);
+    assert!(flags.must_wake(shard(1), Mail::Replies));
+}
+
+#[test]
+fn doorbells_know_who_got_what() {
+    let mut mailboxes: Vec<TestMailbox> = mesh(4, NARROW);
+    let flags = SleepFlags::new(4);
+    (1..4).for_each(|peer| flags.go_to_sleep(shard(peer), Sleep::Deep));
+    let sender = &mut mailboxes[0];
+    (1..4).for_each(|peer| sender.try_send_reply(shard(peer), 1).expect("a slot is free"));
+    sender.try_send_control(shard(2), 1).expect("a slot is free");
+    sender.urge(shard(3));
+    let bells: Vec<ShardId> = sender.take_doorbells().to_ring(&flags).iter().collect();
+    assert_eq!(bells, [shard(2), shard(3)], "1 has replies alone; the lane to 3 is full");
+    assert!(sender.take_doorbells().is_empty());
 }
 
 /// One shard's thread: its mailbox, its bell and the bells of all.
@@ -160,15 +186,13 @@ struct Shard {
 impl Shard {
     /// A bell keeps one ring, as an eventfd does.
     fn ring(&mut self) {
-        for peer in self.mailbox.take_doorbells().iter() {
-            if self.flags.must_wake(peer) {
-                let _ = self.bells[peer.index()].try_send(());
-            }
+        for peer in self.mailbox.take_doorbells().to_ring(&self.flags).iter() {
+            let _ = self.bells[peer.index()].try_send(());
         }
     }
 
     fn wait(&self) {
-        self.flags.go_to_sleep(self.mailbox.shard());
+        self.flags.go_to_sleep(self.mailbox.shard(), Sleep::Light);
         if !self.mailbox.has_incoming() {
             // Nobody sleeps for long here: a minute means that a wake was lost.
             self.bell.recv_timeout(Duration::from_secs(60)).expect("a bell rings for what was sent");
@@ -282,7 +306,7 @@ fn a_message_and_a_nap_do_not_miss_each_other() {
             for round in 0..ROUNDS {
                 gate.pass();
                 delay(round);
-                flags.go_to_sleep(shard(1));
+                flags.go_to_sleep(shard(1), Sleep::Light);
                 saw.store(sleeper.has_incoming(), Ordering::Relaxed);
                 gate.pass();
                 gate.pass();
@@ -294,7 +318,7 @@ fn a_message_and_a_nap_do_not_miss_each_other() {
             gate.pass();
             delay(round / 32);
             sender.try_send_reply(shard(1), round).expect("it was taken");
-            let woke = flags.must_wake(shard(1));
+            let woke = flags.must_wake(shard(1), Mail::Replies);
             gate.pass();
             missed += u64::from(!saw.load(Ordering::Relaxed) && !woke);
             gate.pass();

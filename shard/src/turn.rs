@@ -11,12 +11,13 @@
 //!
 //! Sleep and wake: a shard raises its flag, looks into its mailboxes once more, and only then waits; a sender puts its
 //! message in the ring, then looks at the flag. Whatever the order, one of the two sees the other
-//! ([`quelea_router::SleepFlags`]).
+//! ([`quelea_router::SleepFlags`]). A wake costs ten times what a small message does, so a shard says how deeply it
+//! sleeps: while nobody waits for what others answer (QoS 0, credit), their replies wait for its next wake.
 
 use core::time::Duration;
 use std::time::Instant;
 
-use quelea_router::{ShardSet, SleepFlags};
+use quelea_router::{ShardSet, Sleep, SleepFlags};
 
 use crate::link::DoorId;
 use crate::quic::Transmit;
@@ -75,10 +76,14 @@ impl Turn {
         if self.busy || due.is_some_and(|due| due <= now) {
             return Some(now);
         }
-        let own = shard.id();
-        sleep.go_to_sleep(own);
+        let depth = if shard.awaits_replies() { Sleep::Light } else { Sleep::Deep };
+        sleep.go_to_sleep(shard.id(), depth);
         if shard.has_envelopes() {
             return Some(now);
+        }
+        if depth == Sleep::Deep && shard.has_open_tickets() {
+            let look = now + UNAWAITED_REPLIES_REST;
+            return Some(due.map_or(look, |due| due.min(look)));
         }
         due
     }
@@ -98,12 +103,8 @@ impl Turn {
         shard.settle(now);
         self.transmit(shard, driver, now);
 
-        let (touched, stuck) = shard.flush_envelopes();
-        let asleep = touched.iter().filter(|peer| sleep.must_wake(*peer));
-        let mut bells = ShardSet::new();
-        asleep.for_each(|peer| {
-            bells.insert(peer);
-        });
+        let (sent, stuck) = shard.flush_envelopes();
+        let bells = sent.to_ring(sleep);
         if !bells.is_empty() {
             driver.wake(bells);
         }
@@ -129,6 +130,9 @@ impl Turn {
 
 /// Handshakes may take this much of a turn: three or four of them (152 µs each).
 const HANDSHAKE_BUDGET: Duration = Duration::from_micros(500);
+
+/// Replies for which nobody waits (credit, acceptances of QoS 0) lie in the mailbox for so long at most.
+const UNAWAITED_REPLIES_REST: Duration = Duration::from_millis(20);
 
 /// Envelopes taken from each lane of each peer in one turn.
 const ENVELOPES_PER_LANE: usize = 256;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use quelea_mqtt::{
@@ -222,6 +222,44 @@ fn across_shards_each_step_takes_one_turn() {
     assert_eq!(house.run_woken(), 2, "the subscriber's shard wakes, then the publisher's for the acceptance");
     assert_eq!(house.taken(1, publisher), [0x40, 2, 0, 1], "PUBACK");
     assert_eq!(house.taken(0, subscriber), publication(QoS::AtLeastOnce, b"payload"));
+}
+
+#[test]
+fn qos_0_across_shards_wakes_the_other_shard_once_and_nobody_for_the_reply() {
+    let mut house = House::new(2);
+    let subscriber = house.connect(0, 1, "subscriber");
+    house.subscribe(0, subscriber, "a");
+    let publisher = house.connect(1, 2, "publisher");
+    house.bytes(1, publisher, &publication(QoS::AtMostOnce, b"payload"));
+    house.run(1);
+    assert_eq!(
+        house.run_woken(),
+        1,
+        "the subscriber's shard; its reply carries nothing that anybody waits for"
+    );
+    assert_eq!(house.taken(0, subscriber), publication(QoS::AtMostOnce, b"payload"));
+
+    // The publisher's shard looks by itself, soon, and the ticket closes.
+    assert_eq!(house.stages[1].shard.counters().tickets, 1);
+    let Stage { shard, turn, driver } = &mut house.stages[1];
+    let until = turn.before_wait(shard, driver.now, &house.sleep).expect("there is a reply in the mailbox");
+    assert_eq!(until, driver.now, "it has come already");
+    house.run(1);
+    assert_eq!(house.stages[1].shard.counters().tickets, 0);
+}
+
+#[test]
+fn a_reply_that_nobody_waits_for_is_read_within_its_time() {
+    let mut house = House::new(2);
+    let subscriber = house.connect(0, 1, "subscriber");
+    house.subscribe(0, subscriber, "a");
+    let publisher = house.connect(1, 2, "publisher");
+    house.bytes(1, publisher, &publication(QoS::AtMostOnce, b"payload"));
+    house.run(1);
+    // The other shard has not turned yet: there is nothing in the mailbox, but a ticket is open.
+    let Stage { shard, turn, driver } = &mut house.stages[1];
+    let until = turn.before_wait(shard, driver.now, &house.sleep).expect("a ticket is open");
+    assert!(until > driver.now && until <= driver.now + Duration::from_millis(20));
 }
 
 #[test]

@@ -70,13 +70,14 @@ impl QuicPlan {
 
     fn all_kinds(random: &mut fastrand::Rng) -> Self {
         let mtu = |random: &mut fastrand::Rng| [1_200, 1_452, 4_000][random.usize(0..3)];
-        let stream_window = 1 << random.u32(9..16);
+        let connection_window = 1 << random.u32(9..15);
         let settings = QuicSettings {
             idle_timeout: Duration::from_secs(random.u64(20..60)),
             handshake_timeout: Duration::from_secs(random.u64(3..10)),
             handshakes_in_flight_retry: [0, 2, 1_000][random.usize(0..3)],
-            stream_window,
-            connection_window: stream_window * random.u32(1..3),
+            connection_window,
+            connection_window_max: connection_window << random.u32(0..4),
+            windows_widened_max: 1 << random.u32(10..20),
             send_window: 1 << random.u32(10..16),
             mtu_max: mtu(random),
             keep_alive: random.bool().then(|| Duration::from_secs(random.u64(1..10))),

@@ -34,6 +34,11 @@ impl Announcements {
     pub(crate) fn is_pending(&self) -> bool {
         !self.pending.is_empty()
     }
+
+    /// Whether somebody waits for an acknowledgement.
+    pub(crate) fn are_awaited(&self) -> bool {
+        !self.waiting.is_empty()
+    }
 }
 
 /// What happens when every shard knows the filters.

@@ -339,6 +339,7 @@ impl Shard {
     pub(super) fn forget_publications(&mut self, key: LinkKey) {
         let link = &mut self.links[key];
         let Some(session) = link.session() else { return };
+        self.crossing_links -= usize::from(!link.deferred.is_empty());
         for deferred in link.deferred.drain(..) {
             match deferred.ack.and_then(|number| link.acks.id_of(number)) {
                 Some(id) => self.sessions[session].inbound.on_refused(id),

@@ -27,6 +27,7 @@ mod quic_links;
 mod retained;
 mod sessions;
 mod subscribe;
+mod tickets;
 mod timers;
 
 use std::collections::{BinaryHeap, VecDeque};
@@ -46,6 +47,8 @@ use crate::publication::{Budget, Message};
 use crate::quic::{ConnId, Quic, QuicTls};
 use crate::session::{OutboundLimits, Session};
 use crate::settings::Settings;
+
+use tickets::Tickets;
 
 pub(crate) use accept::Matcher;
 pub(crate) use homes::Home;
@@ -198,13 +201,6 @@ pub(crate) struct Group {
     pub(crate) listed: bool,
 }
 
-/// Publications of this shard that others have still to accept.
-pub(crate) struct Ticket {
-    pub(crate) origin: Origin,
-    pub(crate) waiting: u32,
-    pub(crate) reason: quelea_mqtt::ReasonCode,
-}
-
 /// Who is told when a publication is accepted everywhere.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Origin {
@@ -274,7 +270,11 @@ pub struct Shard {
     pub(crate) mailbox: ShardMailbox,
     pub(crate) peers: Vec<Peer>,
     pub(crate) loopback: VecDeque<Control>,
-    pub(crate) tickets: Slots<TicketKey, Ticket>,
+    pub(crate) tickets: Tickets,
+    /// Connections with publications that wait for the other road.
+    pub(crate) crossing_links: usize,
+    /// Connections whose session waits until their publications are accepted.
+    pub(crate) parted_links: usize,
     pub(crate) holds: Slots<HoldKey, Hold>,
 
     // Work queued for `settle` and `poll_*`.
@@ -333,7 +333,9 @@ impl Shard {
             mailbox: parts.mailbox,
             peers,
             loopback: VecDeque::new(),
-            tickets: Slots::new(),
+            tickets: Tickets::default(),
+            crossing_links: 0,
+            parted_links: 0,
             holds: Slots::new(),
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),

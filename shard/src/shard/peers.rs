@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use quelea_router::{ShardId, ShardSet};
+use quelea_router::{Doorbells, ShardId};
 
 use crate::envelope::{Accepted, Control, Deliver, Forward, Reply};
 
@@ -168,11 +168,14 @@ impl Shard {
     }
 
     /// Puts what is on its way into the rings, as far as there is credit and room.
-    /// Returns the shards to wake, and whether something had to stay (then the turn must not sleep for long).
-    pub fn flush_envelopes(&mut self) -> (ShardSet, bool) {
+    /// Returns who got what, and whether something had to stay (then the turn must not sleep for long).
+    pub fn flush_envelopes(&mut self) -> (Doorbells, bool) {
         let mut stuck = false;
         for to in self.others() {
-            stuck |= self.flush_peer(to);
+            if self.flush_peer(to) {
+                self.mailbox.urge(to);
+                stuck = true;
+            }
         }
         (self.mailbox.take_doorbells(), stuck)
     }
@@ -216,6 +219,21 @@ impl Shard {
             self.counters.envelopes_sent += 1;
         }
         stuck
+    }
+
+    /// Whether a reply of another shard would let something go on here. If not, replies are read when something else
+    /// wakes the shard, at the latest [`Shard::has_open_tickets`] has it look.
+    pub fn awaits_replies(&self) -> bool {
+        self.tickets.are_awaited()
+            || self.crossing_links > 0
+            || self.parted_links > 0
+            || self.announcements.are_awaited()
+            || self.peers.iter().any(|peer| peer.waiting() > 0)
+    }
+
+    /// Whether replies are still to come, awaited or not.
+    pub fn has_open_tickets(&self) -> bool {
+        !self.tickets.is_empty()
     }
 
     /// Whether another shard has sent something that is not taken in yet.

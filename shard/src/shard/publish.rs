@@ -22,7 +22,7 @@ use crate::mutants::Mutant;
 use crate::publication::Message;
 
 use super::accept::Acceptance;
-use super::{Origin, Shard, Then, Ticket};
+use super::{Origin, Shard, Then};
 
 impl Shard {
     /// A client's publication; `ack` is its place among the connection's acknowledgements.
@@ -37,6 +37,7 @@ impl Shard {
             if ack.is_none() && full {
                 self.counters.dropped_qos0_deferred += 1;
             } else {
+                self.crossing_links += usize::from(link.deferred.is_empty());
                 link.deferred.push_back(Deferred { message, ack });
             }
             return;
@@ -95,8 +96,7 @@ impl Shard {
             self.counters.dropped_qos0_credit += 1;
             return Some(ReasonCode::SUCCESS);
         }
-        let ticket =
-            self.tickets.insert(Ticket { origin, waiting: 1, reason: ReasonCode::NO_MATCHING_SUBSCRIBERS });
+        let ticket = self.tickets.open(origin, 1, ReasonCode::NO_MATCHING_SUBSCRIBERS);
         self.send_forward(owner, Forward { ticket, message: Message::clone(message) });
         None
     }
@@ -142,7 +142,7 @@ impl Shard {
         if others.is_empty() && hold.is_none() {
             return Some(reason);
         }
-        let ticket = self.tickets.insert(Ticket { origin, waiting: u32::from(hold.is_some()), reason });
+        let ticket = self.tickets.open(origin, u32::from(hold.is_some()), reason);
         if let Some(hold) = hold {
             self.hold_for(hold, Then::Ticket(ticket));
         }
@@ -158,28 +158,15 @@ impl Shard {
             sent += 1;
             self.send_deliver(to, Deliver::Publish { ticket, message: Message::clone(message) });
         }
-        let entry = &mut self.tickets[ticket];
-        entry.waiting += sent;
-        if entry.waiting == 0 {
-            return self.tickets.remove(ticket).map(|entry| entry.reason);
-        }
-        None
+        self.tickets.await_more(ticket, sent).map(|(_, reason)| reason)
     }
 
     /// One of those that a publication waited for has it.
     pub(super) fn ticket_accepted(&mut self, now: Instant, key: TicketKey, reason: ReasonCode) {
-        let ticket = self.tickets.get_mut(key).expect("an acceptance names an open ticket");
-        ticket.reason = worse(ticket.reason, reason);
-        ticket.waiting -= 1;
-        if ticket.waiting > 0 {
-            return;
-        }
-        let ticket = self.tickets.remove(key).expect("just seen");
-        match ticket.origin {
-            Origin::Link { link, ack } => self.publication_settled(now, link, ack, ticket.reason),
-            Origin::Forward { from, ticket: theirs } => {
-                self.reply_forwarded(from, Accepted { ticket: theirs, reason: ticket.reason });
-            }
+        let Some((origin, reason)) = self.tickets.on_accepted(key, reason) else { return };
+        match origin {
+            Origin::Link { link, ack } => self.publication_settled(now, link, ack, reason),
+            Origin::Forward { from, ticket } => self.reply_forwarded(from, Accepted { ticket, reason }),
             Origin::Nobody => {}
         }
     }
@@ -203,6 +190,7 @@ impl Shard {
         let session = &mut self.sessions[session_key];
         if session.is_persistent() && link.has_unsettled() {
             link.former = Some(session_key);
+            self.parted_links += 1;
             session.former = Some(key);
         }
     }
@@ -229,6 +217,7 @@ impl Shard {
         if !link.has_unsettled()
             && let Some(session) = link.former.take()
         {
+            self.parted_links -= 1;
             self.former_settled(now, key, session);
         }
         let Some(link) = self.links.get(key) else { return };
@@ -251,9 +240,10 @@ impl Shard {
             if link.must_wait_for(road) {
                 return;
             }
-            let next = self.links[key].deferred.pop_front().expect("just seen");
             // Not `publish_on`: settling at once would come back here for every message of a long queue.
             let link = &mut self.links[key];
+            let next = link.deferred.pop_front().expect("just seen");
+            self.crossing_links -= usize::from(link.deferred.is_empty());
             link.road = road;
             link.on_road += 1;
             let origin = Origin::Link { link: key, ack: next.ack };
@@ -270,7 +260,7 @@ impl Shard {
 }
 
 /// The reason code that a publisher sees: an error over success, success over "no matching subscribers".
-fn worse(a: ReasonCode, b: ReasonCode) -> ReasonCode {
+pub(super) fn worse(a: ReasonCode, b: ReasonCode) -> ReasonCode {
     if a.is_error() {
         a
     } else if b.is_error() {

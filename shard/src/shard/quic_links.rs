@@ -216,7 +216,7 @@ impl Shard {
     /// The client has not opened its stream, so there is none to end.
     fn close_unopened(&mut self, now: Instant, key: LinkKey, conn: ConnId, how: CloseHow) {
         self.streams.remove(&conn);
-        self.drop_link(now, key);
+        self.drop_link(key);
         let code = match how {
             CloseHow::Finish => 0,
             CloseHow::Reset(code) => code,
