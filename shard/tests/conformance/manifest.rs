@@ -99,7 +99,7 @@ fn every_statement_has_a_status_and_there_are_no_others() {
             assert!(!demands.is_empty(), "{version} {number}: what does it demand?");
             match &*status {
                 "tested" => {
-                    assert!(!tests.is_empty() && because.is_empty(), "{version} {number}: by which test?")
+                    assert!(!tests.is_empty() && because.is_empty(), "{version} {number}: by which test?");
                 }
                 "not-a-server" | "by-construction" => {
                     assert!(
