@@ -17,6 +17,7 @@ mod connack;
 mod connect;
 mod endings;
 mod hard;
+mod limits;
 mod manifest;
 mod publish;
 mod sources;
