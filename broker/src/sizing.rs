@@ -33,6 +33,7 @@ pub(crate) fn shard_settings(config: &Config, shards: usize, memory_bytes: u64) 
         topic_alias_max: saturated_u16(mqtt.topic_alias_maximum),
         session_expiry_max: mqtt.session_expiry_max,
         connect_timeout: mqtt.connect_timeout,
+        full_deadline: mqtt.full_deadline,
         on_slow: match mqtt.on_slow {
             config::OnSlow::Disconnect => OnSlow::Disconnect,
             config::OnSlow::DropOldest => OnSlow::DropOldest,
@@ -99,9 +100,11 @@ mod tests {
         config.broker.connections_max = 10;
         config.quic.retry_above_handshakes = 7;
         config.mqtt.queue_messages_max = 5;
+        config.mqtt.full_deadline = core::time::Duration::from_secs(3);
         let settings = shard_settings(&config, 4, 4_000);
         assert_eq!((settings.memory_bytes_max, settings.retained_bytes_max), (1_000, 500));
         assert_eq!((settings.links_max, settings.sessions_max, settings.queue_messages_max), (3, 6, 5));
+        assert_eq!(settings.full_deadline, config.mqtt.full_deadline);
         let quic = quic_settings(&config, 4);
         assert_eq!((quic.connections_max, quic.handshakes_in_flight_retry), (3, 2));
         assert_eq!(ring_config(&config, 4).doors_max, 3);

@@ -81,7 +81,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `on_slow`, `response_root`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
         ),
         (
             "\n\n[mqt]\n",
@@ -98,6 +98,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         (
             "[mqtt]\nconnect_timeout = \"10\"",
             "FILE:2: mqtt.connect_timeout: invalid value: string \"10\", expected a duration such as \"10s\" (units: ms, s, m, h, d)",
+        ),
+        (
+            "[mqtt]\nfull_deadline = \"0s\"",
+            "FILE:2: mqtt.full_deadline: 0s is out of range, expected 0.1s to 3600s",
         ),
         (
             "[mqtt]\nreceive_maximum = -1",

@@ -26,6 +26,7 @@ fn assert_refused(packet: Packet<'_>, version: Version, expected: EncodeError) {
     assert!(!expected.to_string().is_empty());
 }
 
+// Covers 5.0: 2.2.2-1
 #[test]
 fn connack_has_a_property_length_even_without_properties() {
     let connack = Packet::ConnAck(ConnAck::default());
@@ -88,6 +89,8 @@ fn pings() {
     assert_bytes(Packet::PingResp, Version::V5, b"\xD0\0");
 }
 
+// Covers 5.0: 3.9.3-2 3.11.3-2
+// Covers 3.1.1: 3.9.3-2
 #[test]
 fn the_reasons_of_suback() {
     let suback = Packet::SubAck(SubAck::new(id(1), &[0, 2, 0x8F, 0xA2]));
@@ -109,6 +112,8 @@ fn the_reasons_of_suback() {
     );
 }
 
+// Covers 5.0: 2.2.1-2 3.3.1-2
+// Covers 3.1.1: 2.3.1-5 3.3.1-2
 #[test]
 fn a_publish_that_contradicts_itself() {
     let plain = Publish::new(topic("t"), b"");

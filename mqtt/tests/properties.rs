@@ -223,6 +223,8 @@ fn naive_match(filter: &[&str], topic: &[&str]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(20_000))]
 
+    // Covers 5.0: 4.7.2-1
+    // Covers 3.1.1: 4.7.2-1
     #[test]
     fn matches_agrees_with_the_definition(filter in topic_text(), topic in topic_text()) {
         let (Ok(filter), Ok(topic)) = (TopicFilter::new(&filter, 128), TopicName::new(&topic, 128)) else {
@@ -234,12 +236,16 @@ proptest! {
         prop_assert_eq!(filter.matches(topic), !hidden && naive_match(&filter_levels, &topic_levels));
     }
 
+    // Covers 5.0: 4.7.0-1 4.7.3-1
+    // Covers 3.1.1: 4.7.1-1 4.7.3-1
     #[test]
     fn names_are_valid_by_their_definition(text in topic_text(), levels_max in 1_usize..6) {
         let valid = !text.is_empty() && !text.contains(['\0', '+', '#']) && text.split('/').count() <= levels_max;
         prop_assert_eq!(TopicName::new(&text, levels_max).is_ok(), valid);
     }
 
+    // Covers 5.0: 4.7.1-1 4.7.1-2 4.7.3-1
+    // Covers 3.1.1: 4.7.1-2 4.7.1-3 4.7.3-1
     #[test]
     fn filters_are_valid_by_their_definition(text in topic_text(), levels_max in 1_usize..6) {
         let levels: Vec<_> = text.split('/').collect();

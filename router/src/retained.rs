@@ -172,6 +172,29 @@ impl<M> RetainedStore<M> {
             next = jump?;
         }
     }
+
+    /// Visits every message, whatever its topic, in the order of topics, strictly after `after` (`None`: from the
+    /// start), at most `steps_max` of them. Returned is the topic to give as `after` next time, or `None` when nothing
+    /// is left.
+    pub fn walk_all(
+        &self,
+        after: Option<&str>,
+        steps_max: usize,
+        mut visit: impl FnMut(TopicName<'_>, &M),
+    ) -> Option<Box<str>> {
+        assert!(steps_max > 0, "a walk without steps does not end");
+        let mut text = String::new();
+        let after = after.map(Key::of);
+        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        for (steps, (key, retained)) in self.messages.range::<[u8], _>((from, Bound::Unbounded)).enumerate() {
+            let topic = topic(key, &mut text);
+            visit(topic, &retained.message);
+            if steps + 1 == steps_max {
+                return Some(topic.as_str().into());
+            }
+        }
+        None
+    }
 }
 
 /// A topic as it stands in the map.

@@ -153,6 +153,8 @@ proptest! {
     }
 }
 
+// Covers 5.0: 4.7.2-1 4.7.3-4
+// Covers 3.1.1: 4.7.2-1 4.7.3-4
 #[test]
 fn the_tables_of_the_standard() {
     // MQTT 5.0 §4.7.1 and §4.7.2, row by row: filter, topics that match, topics that do not.

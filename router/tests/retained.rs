@@ -220,6 +220,22 @@ fn the_message_that_ends_a_call_counts_as_visited() {
 }
 
 #[test]
+fn a_walk_over_everything_leaves_nothing_out() {
+    let topics = ["$SYS/a", "$x", "a", "a/b", "b"];
+    let store = store(topics);
+    for steps in 1..=6 {
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            after = store.walk_all(after.as_deref(), steps, |topic, _| seen.push(topic.as_str().to_owned()));
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, topics, "{steps} at a time");
+    }
+}
+
+#[test]
 fn a_refused_message_leaves_the_old_one() {
     let mut store = RetainedStore::new(RetainedLimits { messages_max: 1, bytes_max: ENTRY_BYTES + 11 });
     assert_eq!(store.set(topic("a"), 1, 10), Ok(None));

@@ -153,6 +153,9 @@ pub struct MqttSection {
     pub queue_bytes_max: ByteSize,
     /// Who pays when the queue of a session without a client is full.
     pub on_full: OnFull,
+    /// How long a connected subscriber whose queue is full may keep its publishers waiting.
+    #[serde(with = "units::duration")]
+    pub full_deadline: Duration,
     /// Who pays when a connected subscriber has kept its publishers waiting for too long.
     pub on_slow: OnSlow,
     /// Root of the response topics that MQTT 5 clients are told when they ask: each gets `ROOT/CLIENT-ID`. Empty: none.
@@ -271,6 +274,7 @@ impl Default for MqttSection {
             queue_messages_max: 1_000,
             queue_bytes_max: ByteSize(1 << 20),
             on_full: OnFull::DropOldest,
+            full_deadline: Duration::from_secs(10),
             on_slow: OnSlow::Disconnect,
             response_root: String::new(),
         }

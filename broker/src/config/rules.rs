@@ -69,6 +69,9 @@ impl Rules {
         );
         self.number("mqtt.queue_messages_max", mqtt.queue_messages_max, 1..=1_000_000);
         self.size("mqtt.queue_bytes_max", mqtt.queue_bytes_max, KIB..=GIB);
+        // Not zero: a queue is emptied between two turns at best.
+        let full_deadline = Duration::from_millis(100)..=HOUR;
+        self.duration("mqtt.full_deadline", mqtt.full_deadline, full_deadline);
         if mqtt.response_root.len() > 1_024 || mqtt.response_root.contains(['+', '#', '\0']) {
             self.refuse(
                 "mqtt.response_root",

@@ -20,6 +20,7 @@ fn the_packet_identifier_is_all_there_is_in_3_x() {
     }
 }
 
+// Covers 5.0: 3.4.2-1 3.5.2-1 3.6.2-1 3.7.2-1
 #[test]
 fn reasons_of_5_0() {
     for first in FIRSTS {

@@ -33,6 +33,7 @@ fn flags_and_return_codes_of_3_x() {
     }
 }
 
+// Covers 5.0: 3.2.2-8
 #[test]
 fn reasons_of_5_0() {
     let legal = [

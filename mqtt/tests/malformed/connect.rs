@@ -10,6 +10,8 @@ fn connect(packet: &[u8]) -> Connect<'_> {
     }
 }
 
+// Covers 5.0: 3.1.2-1 3.1.2-2
+// Covers 3.1.1: 3.1.2-1 3.1.2-2
 #[test]
 fn protocol_name_and_level_go_together() {
     let unsupported = (UnsupportedProtocol, ReasonCode::UNSUPPORTED_PROTOCOL_VERSION);
@@ -53,6 +55,8 @@ fn a_refused_connect_is_answered_in_its_own_version() {
     assert_eq!(connect_answer_version(b"\x10\xFF\xFF\xFF\xFF\xFF"), None);
 }
 
+// Covers 5.0: 3.1.2-3 3.1.2-11 3.1.2-12 3.1.2-13
+// Covers 3.1.1: 3.1.2-3 3.1.2-13 3.1.2-14 3.1.2-15 3.1.2-22
 #[test]
 fn connect_flags() {
     assert_refused(&[
@@ -71,6 +75,8 @@ fn connect_flags() {
     assert_accepted(&[("password alone, 5.0", C5, 0x10, b"\0\x04MQTT\x05\x42\0\0\0\0\x01a\0\x01p")]);
 }
 
+// Covers 5.0: 3.1.2-9 3.1.2-16 3.1.2-17 3.1.2-18 3.1.2-19 3.1.3-3
+// Covers 3.1.1: 3.1.2-9 3.1.2-11 3.1.2-18 3.1.2-19 3.1.2-20 3.1.2-21 3.1.3-3
 #[test]
 fn what_the_flags_announce_must_be_there_and_nothing_else() {
     assert_refused(&[
@@ -108,6 +114,8 @@ fn in_3_1_the_length_overrules_the_flags_for_credentials() {
     assert_eq!((connect(&packet).user_name, connect(&packet).password), (Some("u"), None));
 }
 
+// Covers 5.0: 1.5.4-1 1.5.4-2 1.5.4-3 3.1.3-4 3.1.3-12
+// Covers 3.1.1: 1.5.3-1 1.5.3-2 1.5.3-3 3.1.3-4 3.1.3-11
 #[test]
 fn text_is_well_formed_utf_8_without_nul() {
     assert_refused(&[
@@ -145,6 +153,8 @@ fn client_identifiers_of_any_length_decode_and_the_session_decides() {
     }
 }
 
+// Covers 5.0: 3.1.3-11
+// Covers 3.1.1: 3.1.3-10
 #[test]
 fn the_will_topic_is_a_topic_name() {
     let name = ReasonCode::TOPIC_NAME_INVALID;
@@ -213,6 +223,7 @@ fn properties() {
     }
 }
 
+// Covers 5.0: 1.5.5-1
 #[test]
 fn the_property_length_is_minimal_and_within_the_packet() {
     assert_refused(&[

@@ -25,6 +25,7 @@ fn the_short_disconnects_of_5_0() {
     }
 }
 
+// Covers 5.0: 3.14.2-1
 #[test]
 fn disconnect_reasons() {
     let both = [0, 0x80, 0x81, 0x82, 0x83, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99];
@@ -43,6 +44,7 @@ fn disconnect_reasons() {
     }
 }
 
+// Covers 5.0: 3.14.2-2
 #[test]
 fn disconnect_properties() {
     for from in [C5, S5] {
@@ -78,6 +80,7 @@ fn auth_is_of_5_0_only() {
     }
 }
 
+// Covers 5.0: 3.15.2-1
 #[test]
 fn auth_reasons() {
     for code in 0..=255 {

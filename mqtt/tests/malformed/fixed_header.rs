@@ -18,6 +18,8 @@ fn type_0_is_reserved() {
     }
 }
 
+// Covers 5.0: 2.1.3-1 3.3.1-2 3.3.1-4 3.6.1-1 3.8.1-1 3.10.1-1 3.15.1-1
+// Covers 3.1.1: 2.2.2-1 3.3.1-2 3.3.1-4 3.6.1-1 3.8.1-1 3.10.1-1 3.14.1-1
 #[test]
 fn every_flag_but_the_prescribed_ones_is_refused_at_the_first_byte() {
     for first in 0x10..=0xFF_u8 {
@@ -63,6 +65,7 @@ fn what_the_other_side_never_sends_is_a_protocol_error() {
     }
 }
 
+// Covers 5.0: 1.5.5-1
 #[test]
 fn a_length_has_at_most_four_bytes_and_no_more_than_it_needs() {
     let limits = Limits { packet_bytes_max: u32::MAX, ..Limits::default() };

@@ -3,6 +3,8 @@
 use crate::*;
 use DecodeErrorKind::*;
 
+// Covers 5.0: 2.2.1-2 3.3.1-4
+// Covers 3.1.1: 2.3.1-1 2.3.1-5 3.3.1-4
 #[test]
 fn packet_identifier_and_flags() {
     for from in [C31, C311, S311] {
@@ -27,6 +29,8 @@ fn packet_identifier_and_flags() {
     ]);
 }
 
+// Covers 5.0: 3.3.2-1 3.3.2-2 4.7.3-1 4.7.3-2
+// Covers 3.1.1: 3.3.2-1 3.3.2-2 4.7.3-1 4.7.3-2
 #[test]
 fn the_topic_is_a_topic_name() {
     let name = ReasonCode::TOPIC_NAME_INVALID;
@@ -86,6 +90,7 @@ fn three_subscription_identifiers_do_not_leak_into_the_payload() {
     assert_eq!(publish.payload, b"hi");
 }
 
+// Covers 5.0: 1.5.7-1 3.3.2-8 3.3.2-13 3.3.2-14 3.3.2-19 3.3.4-6
 #[test]
 fn properties() {
     let cases: [(&str, From, &[u8], DecodeErrorKind, ReasonCode); 29] = [

@@ -3,6 +3,7 @@
 use crate::*;
 use DecodeErrorKind::*;
 
+// Covers 3.1.1: 3.9.3-2
 #[test]
 fn in_3_x() {
     for from in [S31, S311] {
@@ -22,6 +23,7 @@ fn in_3_x() {
     }
 }
 
+// Covers 5.0: 3.9.3-2 3.11.3-2
 #[test]
 fn reasons_of_5_0() {
     let legal: [(u8, &[u8]); 2] = [

@@ -3,6 +3,8 @@
 use crate::*;
 use DecodeErrorKind::*;
 
+// Covers 5.0: 3.8.3-1 3.8.3-2 3.10.3-1 3.10.3-2
+// Covers 3.1.1: 2.3.1-1 3.8.3-1 3.8.3-3 3.8.3-4 3.10.3-1 3.10.3-2
 #[test]
 fn payload_and_packet_identifier() {
     for from in [C31, C311] {
@@ -34,6 +36,7 @@ fn payload_and_packet_identifier() {
     ]);
 }
 
+// Covers 5.0: 3.8.3-5
 #[test]
 fn options_of_5_0() {
     for byte in 0..=255_u8 {
@@ -57,6 +60,7 @@ fn options_of_5_0() {
     }
 }
 
+// Covers 5.0: 3.8.3-4
 #[test]
 fn no_local_is_not_for_shared_subscriptions() {
     assert_refused(&[
@@ -99,6 +103,8 @@ fn properties() {
     ]);
 }
 
+// Covers 5.0: 4.7.1-1 4.7.1-2 4.7.3-1 4.8.2-1 4.8.2-2
+// Covers 3.1.1: 4.7.1-2 4.7.1-3 4.7.3-1
 #[test]
 fn filters_are_judged_one_by_one() {
     let filters: [(&str, Option<TopicError>); 16] = [

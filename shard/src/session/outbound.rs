@@ -7,8 +7,8 @@
 //!                 │ room                        └──► release: PUBREL sent, waits for PUBCOMP
 //!                 └──► written, gone
 //! ```
-//! Invariants: packet identifiers in flight are unique; `in flight` is in the order of first sending, so a resumed
-//! connection repeats it in that order `[MQTT-4.6.0-1]`; at most `quota` QoS 1 and 2 PUBLISH packets are outstanding on
+//! Invariants: packet identifiers in flight are unique; `in flight` is in the order of first sending, behind what is
+//! released in the order of its PUBRECs, so a resumed connection repeats it in that order `[MQTT-4.6.0-1]`; at most `quota` QoS 1 and 2 PUBLISH packets are outstanding on
 //! a connection `[MQTT-3.3.4-9]`; everything that waits is bounded by [`OutboundLimits`].
 
 use std::collections::VecDeque;
@@ -315,13 +315,27 @@ impl Outbound {
         match &self.inflight[at].state {
             InflightState::Published(queued) if queued.qos != QoS::ExactlyOnce => Outgoing::WrongQoS,
             _ if refused => Outgoing::Complete(self.remove(at)),
-            _ => {
-                let published = core::mem::replace(&mut self.inflight[at].state, InflightState::Released);
-                if let InflightState::Published(queued) = published {
-                    self.inflight_bytes -= bytes(&queued);
-                }
+            InflightState::Released => Outgoing::Release,
+            InflightState::Published(_) => {
+                self.release(at);
                 Outgoing::Release
             }
+        }
+    }
+
+    /// The released stand in front, in the order of their PUBRECs: so their PUBRELs are sent again in that order too
+    /// `[MQTT-4.6.0-4]`.
+    fn release(&mut self, at: usize) {
+        let entry = self.inflight.remove(at).expect("position of an entry");
+        if let InflightState::Published(queued) = &entry.state {
+            self.inflight_bytes -= bytes(queued);
+        }
+        let to =
+            self.inflight.iter().take_while(|entry| matches!(entry.state, InflightState::Released)).count();
+        self.inflight.insert(to, Inflight { state: InflightState::Released, ..entry });
+        if to < self.resent && self.resent <= at {
+            // It has not been sent again yet on this connection, and need not be: its PUBREL leaves now.
+            self.resent += 1;
         }
     }
 

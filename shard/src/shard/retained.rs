@@ -147,18 +147,16 @@ impl Shard {
 
     /// Expired retained messages are looked for a few at a time, once a second, while there are any that can expire.
     pub(super) fn sweep_retained(&mut self, now: Instant) {
-        let every = TopicFilter::new("#", 1).expect("a filter");
         let mut expired: Vec<Box<str>> = Vec::new();
         let mut mortal = core::mem::take(&mut self.retained_mortal);
         let after = self.retained_sweep.take();
-        self.retained_sweep =
-            self.retained.walk(every, after.as_deref(), SWEEP_STEPS_MAX, |topic, message| {
-                mortal |= message.expires.is_some();
-                if message.is_expired(now) {
-                    expired.push(topic.as_str().into());
-                }
-                true
-            });
+        // Not by a filter: none matches the topics that begin with `$` together with the others.
+        self.retained_sweep = self.retained.walk_all(after.as_deref(), SWEEP_STEPS_MAX, |topic, message| {
+            mortal |= message.expires.is_some();
+            if message.is_expired(now) {
+                expired.push(topic.as_str().into());
+            }
+        });
         for topic in &expired {
             let topic = quelea_mqtt::TopicName::new(topic, usize::MAX).expect("was stored");
             self.retained.remove(topic);

@@ -11,7 +11,7 @@ use crate::bed::Bed;
 // Covers 5.0: 3.1.0-1 3.14.0-1 3.2.0-1
 // Covers 3.1.1: 3.1.0-1 3.2.0-1
 #[test]
-fn whatever_comes_before_connect_ends_the_connection_unanswered() {
+fn anything_before_connect_ends_the_connection_unanswered() {
     let mut bed = Bed::new(1);
     for first in [
         "00 00",
@@ -45,7 +45,7 @@ fn whatever_comes_before_connect_ends_the_connection_unanswered() {
 // Covers 5.0: 3.1.0-2 3.2.0-2
 // Covers 3.1.1: 3.1.0-2
 #[test]
-fn a_second_connect_ends_the_connection() {
+fn connect_twice_ends_the_connection() {
     let mut bed = Bed::new(1);
     let five = bed.five(0, "c");
     bed.says(five, &connect_5("02", "c", ""));

@@ -131,7 +131,7 @@ fn without_a_will_none_is_published() {
 
 // Covers 5.0: 3.1.2-8 3.1.3-9
 #[test]
-fn a_will_waits_for_its_delay_and_not_beyond_its_session() {
+fn will_delay_against_session_expiry_and_against_a_reconnect() {
     for back_on in [0, 1] {
         let mut bed = Bed::new(2);
         let watcher = watcher(&mut bed);

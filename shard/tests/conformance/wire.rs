@@ -4,7 +4,7 @@
 //! `..` is the Remaining Length of what follows, `;` separates packets; blanks mean nothing.
 
 use crate::bed::{Bed, Client};
-use quelea_mqtt::Version;
+use quelea_mqtt::{Limits, Packet, Sender, Version};
 
 /// The bytes that a text stands for.
 pub(crate) fn wire(text: &str) -> Vec<u8> {
@@ -105,6 +105,14 @@ impl Bed {
         client
     }
 
+    /// The same where the settings make another CONNACK.
+    #[track_caller]
+    pub(crate) fn five_told(&mut self, shard: usize, id: &str, connack: &str) -> Client {
+        let client = self.opens(shard, &connect_5("02", id, ""));
+        self.hears(client, connack);
+        client
+    }
+
     /// An MQTT 3.1.1 client, Clean Session, Keep Alive 0; its CONNACK is checked.
     #[track_caller]
     pub(crate) fn three(&mut self, shard: usize, id: &str) -> Client {
@@ -145,6 +153,36 @@ impl Bed {
     pub(crate) fn hears_and_is_closed(&mut self, client: Client, text: &str) {
         self.hears(client, text);
         assert!(self.is_closed(client), "the connection is still open");
+    }
+
+    /// Acknowledges every QoS 1 delivery until there are no more.
+    pub(crate) fn acknowledge_all(&mut self, client: Client) {
+        self.acknowledge_all_into(client, &mut Vec::new());
+    }
+
+    /// The same; the payloads of all deliveries, of whatever QoS, are appended to a list.
+    pub(crate) fn acknowledge_all_into(&mut self, client: Client, payloads: &mut Vec<Vec<u8>>) {
+        let version = self.version(client);
+        loop {
+            let heard = self.take_bytes(client);
+            let (mut rest, mut acks) = (&heard[..], String::new());
+            let limits = Limits::default();
+            while let Ok(Some(frame)) = quelea_mqtt::peek_frame(rest, Sender::Server, &limits) {
+                let packet =
+                    quelea_mqtt::decode(&rest[..frame.packet_bytes], version, Sender::Server, &limits);
+                if let Packet::Publish(publish) = packet.expect("what we send can be read") {
+                    payloads.push(publish.payload.to_vec());
+                    if let Some(id) = publish.packet_id {
+                        acks += &format!("40 .. {:04X};", id.get());
+                    }
+                }
+                rest = &rest[frame.packet_bytes..];
+            }
+            if acks.is_empty() {
+                return;
+            }
+            self.says(client, &acks);
+        }
     }
 
     /// The connection is open and answers: PINGREQ, PINGRESP.

@@ -82,6 +82,8 @@ fn a_megabyte_passes_through_small_windows() {
     echo_a_megabyte(&mut world, &certificate);
 }
 
+// Covers 5.0: 4.2-1
+// Covers 3.1.1: 7.1.1-1
 #[test]
 fn a_megabyte_passes_in_spite_of_five_percent_loss() {
     let (mut lossless, certificate) = world();

@@ -53,6 +53,7 @@ fn interest_ends_with_the_last_subscriber() {
     assert_eq!(bed.take(publisher), ["PUBACK 1 0x10"]);
 }
 
+// Covers 5.0: 4.6.0-2 4.6.0-3
 #[test]
 fn acknowledgements_leave_in_the_order_of_the_publications() {
     let settings = Settings { queue_messages_max: 1, deliver_window: 1, ..Settings::default() };

@@ -36,6 +36,7 @@ fn a_second_connect_is_a_protocol_error() {
     assert!(bed.is_closed(client));
 }
 
+// Covers 5.0: 3.2.0-1
 #[test]
 fn packets_sent_behind_a_connect_wait_for_its_answer() {
     let mut bed = Bed::new(2);
@@ -48,6 +49,7 @@ fn packets_sent_behind_a_connect_wait_for_its_answer() {
     assert_eq!(bed.take(client), ["CONNACK 0x00 present=0", "PUBACK 1 0x10", "PINGRESP"]);
 }
 
+// Covers 5.0: 4.2-1 6.0.0-2
 #[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let mut bed = Bed::new(1);

@@ -8,6 +8,7 @@ use quelea_mqtt::{AckKind, Connect, Publish, PublishProperties, QoS, Subscriptio
 
 use crate::bed::{Bed, publication, v5};
 
+// Covers 5.0: 3.8.4-8 3.3.4-1
 #[test]
 fn every_pair_of_qos_meets_at_the_lower_one() {
     for shards in [1, 2, 3] {

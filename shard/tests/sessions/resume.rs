@@ -21,6 +21,7 @@ fn publish_three(bed: &mut Bed, publisher: Client, qos: QoS) {
     }
 }
 
+// Covers 5.0: 4.5.0-1 3.1.2-23
 #[test]
 fn messages_wait_for_an_offline_session_wherever_its_client_returns() {
     for (shards, back_on) in [(1, 0), (2, 0), (2, 1), (3, 2)] {
@@ -46,6 +47,7 @@ fn messages_wait_for_an_offline_session_wherever_its_client_returns() {
     }
 }
 
+// Covers 5.0: 4.4.0-1 4.6.0-1 4.9.0-2
 #[test]
 fn unacknowledged_messages_are_sent_again_in_order_and_only_as_fast_as_allowed() {
     for back_on in [0, 1] {
@@ -73,6 +75,7 @@ fn unacknowledged_messages_are_sent_again_in_order_and_only_as_fast_as_allowed()
     }
 }
 
+// Covers 5.0: 4.3.3-10
 #[test]
 fn qos_2_received_before_the_loss_is_not_published_twice() {
     for back_on in [0, 1] {
@@ -94,6 +97,7 @@ fn qos_2_received_before_the_loss_is_not_published_twice() {
     }
 }
 
+// Covers 5.0: 3.1.4-3
 #[test]
 fn the_last_connect_takes_the_session_over() {
     for other in [0, 1] {
@@ -136,6 +140,7 @@ fn a_session_moves_back_and_forth_and_between_versions() {
     assert_eq!(bed.counter("sessions"), 2);
 }
 
+// Covers 5.0: 4.1.0-2
 #[test]
 fn sessions_end_when_they_expire_or_were_never_to_last() {
     let mut bed = Bed::new(2);

@@ -110,6 +110,7 @@ fn a_full_store_says_so() {
     assert_eq!(bed.counter("retained_refused"), 1);
 }
 
+// Covers 5.0: 4.6.0-5 4.6.0-6
 #[test]
 fn a_publisher_that_mixes_retained_and_not_keeps_its_order() {
     let mut bed = Bed::new(4);
