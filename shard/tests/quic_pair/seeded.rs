@@ -83,7 +83,11 @@ fn provider(seed: u64) -> Arc<CryptoProvider> {
 /// Some clients, some loss, some Retries, one that moves: the hash of all datagrams and their times.
 fn story(certificate: &mut Certificate, seed: u64) -> u64 {
     certificate.provider = provider(seed);
-    let settings = QuicSettings { handshakes_in_flight_retry: 3, ..QuicSettings::default() };
+    let settings = QuicSettings {
+        handshakes_in_flight_retry: 3,
+        connection_window: 64 * 1024,
+        ..QuicSettings::default()
+    };
     let mut world = World::new(&settings, 4, certificate);
     world.loss_percent = 5;
     world.broker.echo = true;
@@ -93,7 +97,7 @@ fn story(certificate: &mut Certificate, seed: u64) -> u64 {
     world.run(Duration::from_secs(20));
     let streams: Vec<_> = world.clients.iter_mut().map(|client| client.open()).collect();
     for (client, &stream) in world.clients.iter_mut().zip(&streams) {
-        client.write(stream, &[7; 12_000]);
+        client.write(stream, &[7; 20_000]);
         client.finish(stream);
     }
     world.run(Duration::from_millis(50));
@@ -109,7 +113,7 @@ fn story(certificate: &mut Certificate, seed: u64) -> u64 {
             },
         )
     });
-    assert!(back.iter().all(|bytes| bytes.len() == 12_000));
+    assert!(back.iter().all(|bytes| bytes.len() == 20_000));
     world.trace
 }
 
