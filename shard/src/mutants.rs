@@ -24,8 +24,8 @@ pub enum Mutant {
     ConnectionIdsUnsteered,
     /// What a full QUIC window does not take is dropped.
     DroppedAtFullWindow,
-    /// A connection's timers are not armed again after it has sent something.
-    TimersForgotten,
+    /// A QUIC handshake that was not finished in time counts for ever.
+    HandshakesNotGivenBack,
 }
 
 impl Mutant {
@@ -41,6 +41,6 @@ impl Mutant {
         Self::SteeredByAddress,
         Self::ConnectionIdsUnsteered,
         Self::DroppedAtFullWindow,
-        Self::TimersForgotten,
+        Self::HandshakesNotGivenBack,
     ];
 }

@@ -81,19 +81,24 @@ fn tell(request: &Request) -> ExitCode {
         match run(wall_clock(), play, Story::Told) {
             Ok(report) => {
                 report.story.iter().for_each(|line| println!("{line}"));
-                for (name, value) in report.counters.iter().filter(|(_, value)| *value > 0) {
-                    println!("  {name} {value}");
-                }
+                show(&report.counters);
                 println!("all promises kept; {} events, hash {:016x}", report.events, report.hash);
             }
             Err(failure) => {
                 failure.story.iter().for_each(|line| println!("{line}"));
+                show(&failure.counters);
                 println!("FAILED: {}", failure.what);
                 code = ExitCode::FAILURE;
             }
         }
     }
     code
+}
+
+fn show(counters: &[(&'static str, u64)]) {
+    for (name, value) in counters.iter().filter(|(_, value)| *value > 0) {
+        println!("  {name} {value}");
+    }
 }
 
 fn search(request: &Request) -> ExitCode {

@@ -71,6 +71,8 @@ pub struct Failure {
     pub what: String,
     /// The story, if it was to be told.
     pub story: Vec<String>,
+    /// The broker's counters at the end.
+    pub counters: Vec<(&'static str, u64)>,
 }
 
 /// Plays it. `base` is the Instant that virtual time counts from; it has no influence.
@@ -122,7 +124,7 @@ fn perform(
             story: told,
             counters: world.books(),
         }),
-        Err(what) => Err(Failure { what, story: told }),
+        Err(what) => Err(Failure { what, story: told, counters: world.books() }),
     }
 }
 

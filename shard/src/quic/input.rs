@@ -185,6 +185,10 @@ impl Quic {
         entry.stage = Stage::Lingering;
         let guest = entry.guest;
         self.counters.handshakes_expired += 1;
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(crate::mutants::Mutant::HandshakesNotGivenBack) {
+            return self.mark_ready(slot);
+        }
         self.admission.on_handshake_failed(guest);
         self.mark_ready(slot);
     }

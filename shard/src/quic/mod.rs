@@ -276,11 +276,6 @@ impl Quic {
         if let Stage::Handshaking { until } = entry.stage {
             deadline = Some(deadline.map_or(until, |other| other.min(until)));
         }
-        #[cfg(feature = "mutants")]
-        let deadline = match (self.settings.mutant, entry.stage) {
-            (Some(crate::mutants::Mutant::TimersForgotten), Stage::Open(_)) => None,
-            _ => deadline,
-        };
         if let Some(deadline) = deadline {
             self.wheel.arm_earlier(now, slot, deadline);
         }
