@@ -51,5 +51,11 @@ pub mod core;
 pub mod front;
 #[cfg(feature = "quic-core")]
 pub mod quic;
+#[cfg(feature = "tls-core")]
+pub mod tls;
+#[cfg(feature = "tls-core")]
+pub mod trust;
+#[cfg(feature = "websocket-core")]
+pub mod websocket;
 
 pub use crate::core::*;

@@ -11,10 +11,10 @@ use super::driver::Driver;
 use super::error::Error;
 use super::routes::{Queue, QueueBounds};
 use super::subscription::{Owner, Subscription};
-use super::tls::Trust;
 use super::transport::Route;
 use super::url::Target;
 use crate::core::{AckToken, Closed, Farewell, Options, Publish, Refusal, Server, Subscribe, Text};
+use crate::trust::Trust;
 
 /// Options of the front around those of MQTT.
 #[derive(Clone, Debug)]

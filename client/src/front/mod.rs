@@ -32,7 +32,6 @@ mod driver;
 mod error;
 mod routes;
 mod subscription;
-mod tls;
 mod transport;
 mod url;
 
@@ -40,4 +39,4 @@ pub use self::backoff::Backoff;
 pub use self::client::{Client, ClientOptions, State};
 pub use self::error::{Error, UrlError};
 pub use self::subscription::Subscription;
-pub use self::tls::{Fingerprint, Trust};
+pub use crate::trust::{Fingerprint, Trust};

@@ -10,8 +10,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use super::error::Error;
-use super::tls::{Trust, client_config};
 use super::url::{Carrier, Target};
+use crate::trust::{Trust, Use, client_config};
 
 /// An open byte stream in two halves.
 pub(super) struct Transport {
@@ -52,9 +52,10 @@ impl Transport {
 
     async fn open_quic(route: &Route) -> Result<Self, Error> {
         let trust = route.trust.clone();
-        let tls = tokio::task::spawn_blocking(move || client_config(&trust))
+        let tls = tokio::task::spawn_blocking(move || client_config(&trust, Use::Quic))
             .await
-            .map_err(|error| Error::Tls(error.to_string().into()))??;
+            .map_err(|error| Error::Tls(error.to_string().into()))?
+            .map_err(|error| Error::Tls(error.to_string().into()))?;
         let config = quic_config(tls)?;
         let target = &route.target;
         let server_name = route.server_name.as_deref().unwrap_or(&target.host);

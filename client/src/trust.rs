@@ -1,17 +1,15 @@
-//! Which server certificate is believed, for QUIC.
+//! Which server certificate is believed, for QUIC and for TLS over TCP (feature `tls-core`).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-
-use super::error::Error;
 
 /// Whom to believe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +21,30 @@ pub enum Trust {
     CaFile(PathBuf),
     /// Exactly the certificate with this fingerprint, whatever its name, issuer and dates say.
     Fingerprint(Fingerprint),
+    /// Whatever certificate the server shows: for tests and measurements. Who listens in between is believed, too.
+    Anyone,
 }
+
+/// Where TLS is used, which decides on its versions and its application protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// QUIC: TLS 1.3 with ALPN `mqtt`.
+    Quic,
+    /// MQTT or WebSocket over TCP: TLS 1.2 and 1.3 without ALPN, which brokers need not know.
+    Tcp,
+}
+
+/// TLS cannot be set up: certificates that cannot be read, a machine without roots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustError(String);
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TrustError {}
 
 /// The SHA-256 of a certificate in DER.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,39 +90,52 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// TLS 1.3 with ALPN `mqtt`. Reads files: call it where that may block.
-pub(super) fn client_config(trust: &Trust) -> Result<ClientConfig, Error> {
+/// A configuration for [`Use`]. Reads files: call it where that may block.
+///
+/// # Errors
+/// No root certificate was found, or the CA file cannot be read.
+pub fn client_config(trust: &Trust, used_for: Use) -> Result<ClientConfig, TrustError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let versions: &[_] = match used_for {
+        Use::Quic => &[&rustls::version::TLS13],
+        Use::Tcp => &[&rustls::version::TLS13, &rustls::version::TLS12],
+    };
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|error| tls_error(&error))?;
+        .with_protocol_versions(versions)
+        .map_err(|error| TrustError(error.to_string()))?;
     let mut config = match trust {
         Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
         Trust::CaFile(path) => builder.with_root_certificates(roots_of(path)?).with_no_client_auth(),
         Trust::Fingerprint(fingerprint) => builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { fingerprint: *fingerprint, provider }))
+            .with_custom_certificate_verifier(Arc::new(Pinned { to: Some(*fingerprint), provider }))
+            .with_no_client_auth(),
+        Trust::Anyone => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned { to: None, provider }))
             .with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    if used_for == Use::Quic {
+        config.alpn_protocols = vec![ALPN.to_vec()];
+    }
     Ok(config)
 }
 
-fn system_roots() -> Result<RootCertStore, Error> {
+fn system_roots() -> Result<RootCertStore, TrustError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // Machines carry roots that no library reads; one usable root is enough to go on.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        return Err(Error::Tls(
+        return Err(TrustError(
             "this machine has no root certificates: give a CA file or a fingerprint".into(),
         ));
     }
     Ok(roots)
 }
 
-fn roots_of(path: &PathBuf) -> Result<RootCertStore, Error> {
-    let fault = |what: &dyn fmt::Display| Error::Tls(format!("{}: {what}", path.display()).into());
+fn roots_of(path: &Path) -> Result<RootCertStore, TrustError> {
+    let fault = |what: &dyn fmt::Display| TrustError(format!("{}: {what}", path.display()));
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))? {
         let certificate = certificate.map_err(|error| fault(&error))?;
@@ -113,14 +147,10 @@ fn roots_of(path: &PathBuf) -> Result<RootCertStore, Error> {
     Ok(roots)
 }
 
-fn tls_error(error: &rustls::Error) -> Error {
-    Error::Tls(error.to_string().into())
-}
-
-/// Believes one certificate. That the server holds its key is checked as always.
+/// Believes one certificate, or any. That the server holds its key is checked as always.
 #[derive(Debug)]
 struct Pinned {
-    fingerprint: Fingerprint,
+    to: Option<Fingerprint>,
     provider: Arc<CryptoProvider>,
 }
 
@@ -133,7 +163,7 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if Fingerprint::of(end_entity) == self.fingerprint {
+        if self.to.is_none_or(|fingerprint| Fingerprint::of(end_entity) == fingerprint) {
             return Ok(ServerCertVerified::assertion());
         }
         Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
@@ -141,11 +171,12 @@ impl ServerCertVerifier for Pinned {
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("QUIC knows no TLS 1.2".into()))
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(
@@ -154,12 +185,8 @@ impl ServerCertVerifier for Pinned {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -187,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_ca_file_that_cannot_be_used_is_named() {
-        let error = client_config(&Trust::CaFile("/no/such/file.pem".into())).expect_err("no file");
+        let error =
+            client_config(&Trust::CaFile("/no/such/file.pem".into()), Use::Quic).expect_err("no file");
         assert!(error.to_string().contains("/no/such/file.pem"), "{error}");
     }
 }
