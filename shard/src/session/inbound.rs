@@ -13,7 +13,14 @@ use quelea_mqtt::PacketId;
 /// Packet identifiers of QoS 2 publications that the client has not released yet: sorted, at most Receive Maximum.
 #[derive(Debug, Default)]
 pub struct Inbound {
-    received: Vec<PacketId>,
+    received: Vec<Received>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Received {
+    id: PacketId,
+    /// Received, or received again, on this connection: counts against its Receive Maximum.
+    counted: bool,
 }
 
 /// What to do with a QoS 2 PUBLISH.
@@ -25,21 +32,49 @@ pub enum PublishVerdict {
     Duplicate,
 }
 
+/// What a PUBREL has released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// Nothing has this identifier.
+    Unknown,
+    /// A publication of an earlier connection that was not sent again on this one.
+    Earlier,
+    /// A publication of this connection.
+    Counted,
+}
+
 impl Inbound {
+    /// A client has connected: nothing counts against its Receive Maximum yet.
+    pub fn on_connected(&mut self) {
+        self.received.iter_mut().for_each(|received| received.counted = false);
+    }
+
+    /// Whether a PUBLISH with this identifier counts already, so that another one is no more in flight.
+    pub fn is_counted(&self, id: PacketId) -> bool {
+        self.position(id).is_ok_and(|at| self.received[at].counted)
+    }
+
     /// A QoS 2 PUBLISH came `[MQTT-4.3.3-10]`.
     pub fn on_publish(&mut self, id: PacketId) -> PublishVerdict {
-        match self.received.binary_search(&id) {
-            Ok(_) => PublishVerdict::Duplicate,
+        match self.position(id) {
+            Ok(at) => {
+                self.received[at].counted = true;
+                PublishVerdict::Duplicate
+            }
             Err(at) => {
-                self.received.insert(at, id);
+                self.received.insert(at, Received { id, counted: true });
                 PublishVerdict::New
             }
         }
     }
 
-    /// PUBREL came: whether the identifier was known.
-    pub fn on_pubrel(&mut self, id: PacketId) -> bool {
-        self.release(id)
+    /// PUBREL came.
+    pub fn on_pubrel(&mut self, id: PacketId) -> Released {
+        match self.release(id) {
+            None => Released::Unknown,
+            Some(Received { counted: true, .. }) => Released::Counted,
+            Some(_) => Released::Earlier,
+        }
     }
 
     /// The publication was refused with PUBREC ≥ 0x80: its identifier is free again `[MQTT-4.3.3-9]`.
@@ -49,7 +84,7 @@ impl Inbound {
 
     /// Whether this publication has been received and not yet released.
     pub fn contains(&self, id: PacketId) -> bool {
-        self.received.binary_search(&id).is_ok()
+        self.position(id).is_ok()
     }
 
     /// Publications not yet released.
@@ -62,14 +97,12 @@ impl Inbound {
         self.received.is_empty()
     }
 
-    fn release(&mut self, id: PacketId) -> bool {
-        match self.received.binary_search(&id) {
-            Ok(at) => {
-                self.received.remove(at);
-                true
-            }
-            Err(_) => false,
-        }
+    fn position(&self, id: PacketId) -> Result<usize, usize> {
+        self.received.binary_search_by_key(&id, |received| received.id)
+    }
+
+    fn release(&mut self, id: PacketId) -> Option<Received> {
+        self.position(id).ok().map(|at| self.received.remove(at))
     }
 }
 
@@ -84,12 +117,29 @@ mod tests {
     #[test]
     fn every_state_and_event() {
         let mut inbound = Inbound::default();
-        assert!(!inbound.on_pubrel(id(1)), "free + PUBREL: unknown");
+        assert_eq!(inbound.on_pubrel(id(1)), Released::Unknown);
         assert_eq!(inbound.on_publish(id(1)), PublishVerdict::New);
         assert_eq!(inbound.on_publish(id(1)), PublishVerdict::Duplicate);
-        assert!(inbound.on_pubrel(id(1)));
+        assert_eq!(inbound.on_pubrel(id(1)), Released::Counted);
         assert_eq!(inbound.on_publish(id(1)), PublishVerdict::New, "the id is free again");
         inbound.on_refused(id(1));
         assert!(inbound.is_empty());
+    }
+
+    #[test]
+    fn what_was_received_counts_on_its_connection() {
+        let mut inbound = Inbound::default();
+        for n in [1, 2] {
+            assert!(!inbound.is_counted(id(n)));
+            inbound.on_publish(id(n));
+            assert!(inbound.is_counted(id(n)));
+        }
+        inbound.on_connected();
+        assert!(!inbound.is_counted(id(1)) && inbound.contains(id(1)));
+        inbound.on_publish(id(1));
+        assert_eq!(
+            (inbound.on_pubrel(id(1)), inbound.on_pubrel(id(2))),
+            (Released::Counted, Released::Earlier)
+        );
     }
 }

@@ -14,7 +14,7 @@
 mod inbound;
 mod outbound;
 
-pub use inbound::{Inbound, PublishVerdict};
+pub use inbound::{Inbound, PublishVerdict, Released};
 pub use outbound::{Discard, Offer, Outbound, OutboundLimits, OutboundSink, Outgoing, Queued};
 
 use core::num::NonZeroU32;

@@ -226,6 +226,7 @@ impl Shard {
         if let Some(former) = former {
             self.links[former].next = Some(key);
         }
+        session.inbound.on_connected();
         self.send_connack(key, &connecting, session_present);
         // A Will still pending from an earlier connection is deleted by this one `[MQTT-3.1.3-9]`.
         self.sessions[session_key].will = connecting.will;

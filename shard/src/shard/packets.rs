@@ -9,7 +9,7 @@ use quelea_mqtt::{
 use crate::envelope::{LinkKey, SessionKey};
 use crate::link::{CloseHow, Link, LinkState};
 use crate::publication::Publication;
-use crate::session::{Outgoing, PublishVerdict};
+use crate::session::{Outgoing, PublishVerdict, Released};
 
 use super::sessions::WillAt;
 use super::{Permissions, Shard};
@@ -99,11 +99,17 @@ impl Shard {
             return Err(ReasonCode::QOS_NOT_SUPPORTED);
         }
         let link = &mut self.links[key];
-        if publish.packet_id.is_some() {
+        // QoS 2 that is sent again on the same connection is one publication in flight, not two.
+        let counts = publish.packet_id.is_some_and(|id| {
+            publish.qos < QoS::ExactlyOnce || !self.sessions[session].inbound.is_counted(id)
+        });
+        if counts {
             link.received_in_flight = link.received_in_flight.saturating_add(1);
+        }
+        if publish.packet_id.is_some() && link.version == Version::V5 {
             let receive_max = self.settings.receive_max;
             let owed = link.acks.len() >= usize::from(receive_max);
-            if link.version == Version::V5 && (owed || link.received_in_flight > receive_max) {
+            if owed || link.received_in_flight > receive_max {
                 return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             }
         }
@@ -122,14 +128,20 @@ impl Shard {
         };
         let reserved = super::connect::is_brokers_own(topic.as_str());
         let publisher = self.sessions[session].publisher;
+        if publish.qos == QoS::ExactlyOnce && counts {
+            let inbound = &self.sessions[session].inbound;
+            let is_new = publish.packet_id.is_some_and(|id| !inbound.contains(id));
+            if is_new && inbound.len() >= self.settings.unacked_max {
+                // Received in earlier connections and never released: a client that only takes.
+                return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
+            }
+        }
         match (publish.qos, publish.packet_id) {
             (QoS::ExactlyOnce, Some(id))
                 if self.sessions[session].inbound.on_publish(id) == PublishVerdict::Duplicate =>
             {
                 // The first copy's PUBREC may still be on its way through the other shards; then it answers for both.
-                if self.links[key].acks.contains(id) {
-                    self.links[key].received_in_flight -= 1;
-                } else {
+                if !self.links[key].acks.contains(id) {
                     let number = self.links[key].acks.push(id, QoS::ExactlyOnce);
                     self.links[key].acks.settle(number, ReasonCode::SUCCESS);
                     self.send_acks(now, key);
@@ -137,10 +149,6 @@ impl Shard {
                 return Ok(());
             }
             _ => {}
-        }
-        if self.sessions[session].inbound.len() > self.settings.unacked_max {
-            // Received in earlier connections and never released: a client that only takes.
-            return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
         }
         self.counters.publishes_received += 1;
         if reserved {
@@ -219,11 +227,14 @@ impl Shard {
             // Released before our PUBREC: not what a client may do `[MQTT-4.3.3-4]`.
             return Err(ReasonCode::PROTOCOL_ERROR);
         }
-        let known = self.sessions[session].inbound.on_pubrel(ack.packet_id);
-        let reason = if known { ReasonCode::SUCCESS } else { ReasonCode::PACKET_IDENTIFIER_NOT_FOUND };
+        let released = self.sessions[session].inbound.on_pubrel(ack.packet_id);
+        let reason = match released {
+            Released::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+            Released::Earlier | Released::Counted => ReasonCode::SUCCESS,
+        };
         let link = &mut self.links[key];
-        // Not below zero: the PUBLISH may have come on an earlier connection.
-        link.received_in_flight = link.received_in_flight.saturating_sub(u16::from(known));
+        link.received_in_flight =
+            link.received_in_flight.saturating_sub(u16::from(released == Released::Counted));
         write_ack(&mut self.links[key], AckKind::PubComp, ack.packet_id, reason);
         self.sent_packet(key);
         Ok(())

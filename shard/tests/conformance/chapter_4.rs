@@ -373,3 +373,37 @@ fn qos_0_is_never_sent_again() {
     let back = bed.opens(0, &connect_311("00", "c"));
     bed.hears(back, "20 02 01 00");
 }
+
+// Covers 5.0: 3.1.2-24 3.1.2-25
+#[test]
+fn a_client_that_comes_back_with_a_smaller_maximum_packet_size_is_not_sent_what_was_on_its_way() {
+    for back_on in [0, 1] {
+        let mut bed = Bed::new(2);
+        let client = bed.opens(0, &connect_5("00", "c", "11 0000FFFF"));
+        bed.hears(client, CONNACK_5);
+        bed.subscribes(client, "t", 2);
+        let publisher = bed.five(1, "p");
+        bed.says(publisher, "32 .. 0001't' 0001 00 '12345678901234567890'; 34 .. 0001't' 0002 00 'b'");
+        assert_eq!(bed.take(client).len(), 2);
+        bed.reset(client);
+        bed.says(publisher, "34 .. 0001't' 0003 00 '12345678901234567890'; 32 .. 0001't' 0004 00 'd'");
+        let back = bed.opens(back_on, &connect_5("00", "c", "11 0000FFFF 27 00000014"));
+        bed.hears(
+            back,
+            &format!("{CONNACK_5_PRESENT}; 3C .. 0001't' 0002 00 'b'; 32 .. 0001't' 0003 00 'd'"),
+        );
+        assert_eq!(bed.counter("dropped_too_large"), 2);
+    }
+}
+
+#[test]
+fn a_shared_subscription_gets_no_retained_messages() {
+    let mut bed = Bed::new(2);
+    let publisher = bed.five(1, "p");
+    bed.says(publisher, "31 .. 0001't' 00 'old'");
+    let client = bed.five(0, "c");
+    bed.says(client, &format!("82 .. 0001 00 {} 00", text("$share/g/t")));
+    bed.hears(client, "90 .. 0001 00 00");
+    bed.says(publisher, "31 .. 0001't' 00 'new'");
+    bed.hears(client, "30 .. 0001't' 00 'new'");
+}

@@ -70,6 +70,43 @@ fn receive_maximum_holds_in_both_directions_across_a_reconnect() {
     }
 }
 
+// Covers 5.0: 3.3.4-7 4.3.3-10
+#[test]
+fn a_qos_2_publication_that_is_sent_again_counts_once_against_receive_maximum() {
+    let settings = Settings { receive_max: 2, ..Settings::default() };
+    for back_on in [0, 1] {
+        let mut bed = Bed::with(2, &settings);
+        let watcher = bed.three(1, "w");
+        bed.subscribes(watcher, "t", 0);
+        let client = bed.opens(0, &connect_5("00", "c", "11 0000FFFF"));
+        bed.take_bytes(client);
+        // Again and again on one connection, as only clients before 5.0 should: answered each time, published once.
+        for first in ["34", "3C", "3C", "3C", "3C"] {
+            bed.says(client, &format!("{first} .. 0001't' 0001 00"));
+            bed.hears(client, "50 .. 0001");
+        }
+        bed.hears(watcher, "30 .. 0001't'");
+        bed.says(client, "34 .. 0001't' 0002 00");
+        bed.hears(client, "50 .. 0002");
+        bed.reset(client);
+        // What is released from an earlier connection makes no room on this one.
+        let client = bed.opens(back_on, &connect_5("00", "c", "11 0000FFFF"));
+        bed.take_bytes(client);
+        bed.says(client, "62 .. 0001; 34 .. 0001't' 0003 00");
+        bed.says(client, "62 .. 0002; 34 .. 0001't' 0004 00");
+        bed.hears(client, "70 .. 0001; 50 .. 0003; 70 .. 0002; 50 .. 0004");
+        bed.says(client, "34 .. 0001't' 0005 00");
+        bed.hears_and_is_closed(client, "E0 01 93");
+        // It was not taken: when it comes again, it is new.
+        bed.take_bytes(watcher);
+        let client = bed.opens(0, &connect_5("00", "c", "11 0000FFFF"));
+        bed.take_bytes(client);
+        bed.says(client, "3C .. 0001't' 0005 00");
+        bed.hears(client, "50 .. 0005");
+        bed.hears(watcher, "30 .. 0001't'");
+    }
+}
+
 // Covers 5.0: 4.3.3-5 4.3.3-6 4.3.3-10 4.4.0-1
 #[test]
 fn qos_2_replay_after_resume_is_without_a_duplicate_and_without_a_loss() {
