@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender};
 use quelea_router::ShardSet;
+use quelea_shard::door::DoorKindId;
 use quelea_shard::quic::{Path, Transmit};
 use quelea_shard::turn::Driver;
 use quelea_shard::{
@@ -200,7 +201,7 @@ impl Sink for Input<'_> {
 
     fn opened(&mut self, door: DoorId, _listener: ListenerId, peer: SocketAddr, _local: SocketAddr) {
         let now = self.now();
-        self.shard.handle_door_opened(now, shard_door(door), peer);
+        self.shard.handle_door_opened(now, shard_door(door), peer, DoorKindId::PLAIN);
     }
 
     fn bytes(&mut self, door: DoorId, bytes: &[u8]) {

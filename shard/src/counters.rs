@@ -78,6 +78,30 @@ counters! {
     links_opened: Counter,
     #[doc = "Connections refused because the shard has its maximum."]
     links_refused: Counter,
+    #[doc = "Byte streams refused because their listener has its maximum."]
+    doors_refused: Counter,
+    #[doc = "Byte streams closed because their PROXY header was malformed, or its sender is not trusted."]
+    proxy_refused: Counter,
+    #[doc = "TLS handshakes in flight on byte streams."]
+    tls_handshakes_in_flight: Gauge,
+    #[doc = "TLS handshakes completed on byte streams."]
+    tls_handshakes: Counter,
+    #[doc = "TLS handshakes that failed on byte streams."]
+    tls_handshakes_failed: Counter,
+    #[doc = "Byte streams refused because too many TLS handshakes are in flight."]
+    tls_handshakes_refused: Counter,
+    #[doc = "TLS connections closed for a record that could not be read."]
+    tls_errors: Counter,
+    #[doc = "TLS connections whose stream ended without close_notify."]
+    tls_truncated: Counter,
+    #[doc = "WebSockets opened."]
+    websockets_opened: Counter,
+    #[doc = "Requests refused by a WebSocket listener."]
+    websockets_refused: Counter,
+    #[doc = "WebSockets closed for a wrong frame."]
+    websocket_errors: Counter,
+    #[doc = "Byte streams closed because PROXY header, TLS handshake or WebSocket request did not come in time."]
+    layer_timeouts: Counter,
     #[doc = "CONNECTs accepted."]
     connects: Counter,
     #[doc = "CONNECTs refused."]

@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counters;
+pub mod door;
 pub mod envelope;
 mod hash;
 mod link;

@@ -18,6 +18,7 @@ use bytes::{Bytes, BytesMut};
 use quelea_mqtt::{PacketId, QoS, ReasonCode, Version};
 use smallvec::SmallVec;
 
+use crate::door::{DoorKindId, Layers};
 use crate::envelope::{LinkKey, SessionKey};
 use crate::hash::KeyedMap;
 use crate::publication::Message;
@@ -221,6 +222,26 @@ impl Output {
         (bytes > 0).then_some(batch)
     }
 
+    /// The same with a limit, for a carrier that copies what it is given.
+    pub(crate) fn take_batch_up_to(&mut self, bytes_max: usize) -> Option<WriteBatch> {
+        if self.is_writing() {
+            return None;
+        }
+        let mut batch = WriteBatch::new();
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(mut chunk) = self.take_chunk()
+        {
+            if chunk.len() > bytes_max - bytes {
+                self.put_back(chunk.split_off(bytes_max - bytes));
+            }
+            bytes += chunk.len();
+            batch.push(chunk);
+        }
+        self.in_flight_bytes = bytes;
+        (bytes > 0).then_some(batch)
+    }
+
     /// The batch is with the kernel.
     pub(crate) fn on_written(&mut self) -> usize {
         core::mem::take(&mut self.in_flight_bytes)
@@ -252,6 +273,10 @@ impl Output {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) carrier: Carrier,
+    /// What is spoken on its byte stream below MQTT.
+    pub(crate) kind: DoorKindId,
+    /// The machines for it; `None` where MQTT is spoken as it is.
+    pub(crate) layers: Option<Box<Layers>>,
     pub(crate) peer: SocketAddr,
     pub(crate) state: LinkState,
     pub(crate) version: Version,
@@ -313,6 +338,8 @@ impl Link {
     ) -> Self {
         Self {
             carrier,
+            kind: DoorKindId::PLAIN,
+            layers: None,
             peer,
             state: LinkState::AwaitConnect,
             version: Version::V5,
@@ -400,7 +427,8 @@ impl Link {
 
     /// Bytes that this connection's buffers hold on behalf of its client.
     pub(crate) fn buffered_bytes(&self) -> usize {
-        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len)
+        let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
+        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len) + layers
     }
 
     /// Whether another publication may be written now.

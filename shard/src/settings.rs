@@ -35,6 +35,8 @@ pub struct Settings {
     pub packet: Limits,
     /// Connections (byte streams and QUIC streams) that this shard serves at once.
     pub links_max: usize,
+    /// TLS handshakes of byte streams in flight at once; more are refused. One costs about 10 KiB until it is done.
+    pub tls_handshakes_max: usize,
     /// Sessions, connected or not, that this shard keeps.
     pub sessions_max: usize,
     /// Subscriptions of one session.
@@ -101,6 +103,7 @@ impl Default for Settings {
         Self {
             packet: Limits::default(),
             links_max: 1 << 20,
+            tls_handshakes_max: 4_096,
             sessions_max: 1 << 21,
             subscriptions_max: 10_000,
             barriers_max: 16,

@@ -11,6 +11,7 @@ use quelea_mqtt::{
     SubscriptionOptions, TopicName, Version,
 };
 use quelea_router::{MeshConfig, ShardId, ShardSet, SleepFlags};
+use quelea_shard::door::DoorKindId;
 use quelea_shard::quic::Transmit;
 use quelea_shard::turn::{Driver, Turn};
 use quelea_shard::{
@@ -147,7 +148,7 @@ impl House {
         connect.encode(Version::V311, &mut bytes).expect("encodes");
         let Stage { shard, driver, .. } = &mut self.stages[index];
         driver.roomy.insert(door.0);
-        shard.handle_door_opened(driver.now, door, SocketAddr::from(([127, 0, 0, 1], 1)));
+        shard.handle_door_opened(driver.now, door, SocketAddr::from(([127, 0, 0, 1], 1)), DoorKindId::PLAIN);
         shard.handle_door_bytes(driver.now, door, &bytes);
         self.run(index);
         self.run_woken();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quelea_router::{ShardSet, SleepFlags};
+use quelea_shard::door::DoorKindId;
 use quelea_shard::quic::{Path, Transmit};
 use quelea_shard::turn::{Driver, Turn};
 use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Request, RequestId, Shard};
@@ -102,7 +103,7 @@ impl Driver for Ring<'_> {
         for _ in 0..self.batch {
             let Some(input) = self.inbox.pop_front() else { return };
             match input {
-                Input::Opened(door, peer) => shard.handle_door_opened(now, door, peer),
+                Input::Opened(door, peer) => shard.handle_door_opened(now, door, peer, DoorKindId::PLAIN),
                 Input::Bytes(door, bytes) => {
                     let serving = shard.is_serving(door);
                     self.effects.push(Effect::Read { door, bytes: bytes.len(), serving });

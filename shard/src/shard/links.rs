@@ -15,16 +15,6 @@ use super::sessions::WillAt;
 use super::{DoorAction, DoorEnd, Shard};
 
 impl Shard {
-    /// A byte stream was opened by a client.
-    pub fn handle_door_opened(&mut self, now: Instant, door: DoorId, peer: SocketAddr) {
-        match self.open_link(now, Carrier::Door(door), peer) {
-            Some(key) => {
-                self.doors.insert(door, key);
-            }
-            None => self.door_actions.push_back((door, DoorAction::Abort)),
-        }
-    }
-
     /// Whether a byte stream's client has a session: CONNECT was answered, and neither side has ended it.
     pub fn is_serving(&self, door: DoorId) -> bool {
         let link = self.doors.get(&door).and_then(|key| self.links.get(*key));
@@ -33,15 +23,17 @@ impl Shard {
 
     /// Bytes came in.
     pub fn handle_door_bytes(&mut self, now: Instant, door: DoorId, bytes: &[u8]) {
-        if let Some(key) = self.doors.get(&door).copied() {
-            self.handle_link_bytes(now, key, bytes);
+        let Some(key) = self.doors.get(&door).copied() else { return };
+        match self.links[key].layers {
+            Some(_) => self.handle_layered_bytes(now, key, bytes),
+            None => self.handle_link_bytes(now, key, bytes),
         }
     }
 
     /// The peer has ended its side, or the stream is gone.
     pub fn handle_door_closed(&mut self, now: Instant, door: DoorId, end: DoorEnd) {
         let Some(key) = self.doors.get(&door).copied() else { return };
-        if end == DoorEnd::EndOfStream && self.on_input_ended(now, key) {
+        if end == DoorEnd::EndOfStream && (self.on_layered_end(key) || self.on_input_ended(now, key)) {
             return;
         }
         self.link_ended(now, key);
@@ -69,7 +61,11 @@ impl Shard {
     /// The write in flight is with the kernel.
     pub fn handle_door_written(&mut self, now: Instant, door: DoorId) {
         let Some(key) = self.doors.get(&door).copied() else { return };
-        let written = self.links[key].output.on_written();
+        let link = &mut self.links[key];
+        let written = link.output.on_written();
+        if let Some(layers) = &mut link.layers {
+            layers.on_written();
+        }
         self.counters.bytes_sent += written as u64;
         self.recharge_link(key);
         self.on_output_drained(now, key);
@@ -78,7 +74,8 @@ impl Shard {
     /// The carrier has taken bytes: there may be room for more, in both directions.
     pub(super) fn on_output_drained(&mut self, now: Instant, key: LinkKey) {
         let link = &mut self.links[key];
-        if link.output.unsent_bytes() > 0 || link.is_closing() {
+        let layers_wait = link.layers.as_ref().is_some_and(|layers| layers.has_own());
+        if link.output.unsent_bytes() > 0 || link.is_closing() || layers_wait {
             self.mark_dirty(key);
         }
         let link = &self.links[key];
@@ -162,6 +159,7 @@ impl Shard {
     /// waits for the other road still counts, in its order, and what its client publishes next comes behind what is on
     /// the road: until that is accepted the link stays without a carrier. It counts against `links_max` until then.
     pub(super) fn drop_link(&mut self, key: LinkKey) -> Option<Link> {
+        self.leave_door_kind(key);
         let link = self.links.get_mut(key)?;
         if !link.deferred.is_empty() || link.former.is_some() {
             link.input = BytesMut::new();

@@ -14,6 +14,7 @@
 mod accept;
 mod authorize;
 mod connect;
+mod doors;
 mod groups;
 mod homes;
 mod interest;
@@ -244,6 +245,13 @@ pub struct Shard {
     // Connections.
     pub(crate) links: Slots<LinkKey, Link>,
     pub(crate) doors: OwnMap<DoorId, LinkKey>,
+    pub(crate) door_kinds: Vec<doors::KnownKind>,
+    /// Byte streams whose TLS handshake waits for its next step.
+    pub(crate) handshakes: VecDeque<LinkKey>,
+    pub(crate) handshakes_in_flight: usize,
+    /// Whose turn it is to go on with a handshake.
+    pub(crate) tls_is_next: bool,
+    pub(crate) door_scratch: crate::door::Scratch,
     pub(crate) streams: OwnMap<ConnId, LinkKey>,
     pub(crate) quic: Option<Quic>,
     pub(crate) draining: Option<Instant>,
@@ -311,6 +319,11 @@ impl Shard {
             counters: Counters::default(),
             links: Slots::new(),
             doors: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
+            door_kinds: vec![doors::KnownKind::plain()],
+            handshakes: VecDeque::new(),
+            handshakes_in_flight: 0,
+            tls_is_next: false,
+            door_scratch: crate::door::Scratch::default(),
             streams: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
             quic: parts.quic,
             draining: None,
@@ -398,6 +411,7 @@ impl Shard {
     pub fn counters(&mut self) -> &Counters {
         let c = &mut self.counters;
         c.links = self.links.len() as u64;
+        c.tls_handshakes_in_flight = self.handshakes_in_flight as u64;
         c.sessions = self.sessions.len() as u64;
         c.retained = self.retained.len() as u64;
         c.retained_bytes = self.retained.bytes() as u64;

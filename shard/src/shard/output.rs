@@ -56,6 +56,9 @@ impl Shard {
 
     fn write_door(&mut self, key: LinkKey, door: DoorId) {
         let link = &mut self.links[key];
+        if link.layers.is_some() {
+            return self.write_layered_door(key, door);
+        }
         if let Some(batch) = link.output.take_batch() {
             self.door_actions.push_back((door, DoorAction::Write(batch)));
         }

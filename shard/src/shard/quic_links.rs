@@ -39,21 +39,17 @@ impl Shard {
         }
     }
 
-    /// Takes handshakes out of their queue for as long as the budget lasts.
-    pub fn accept_handshakes(&mut self, now: Instant, out_of_time: impl FnMut() -> bool) {
-        if let Some(quic) = &mut self.quic {
-            quic.accept_handshakes(now, out_of_time);
-        }
+    /// Takes one QUIC handshake out of its queue; `false` if none waits.
+    pub(super) fn accept_quic_handshake(&mut self, now: Instant) -> bool {
+        let Some(quic) = &mut self.quic else { return false };
+        let mut accepted = false;
+        quic.accept_handshakes(now, || core::mem::replace(&mut accepted, true));
+        accepted
     }
 
     /// The next datagrams to send; they lie at the front of `buffer`.
     pub fn poll_transmit(&mut self, now: Instant, buffer: &mut Vec<u8>) -> Option<Transmit> {
         self.quic.as_mut()?.poll_transmit(now, buffer)
-    }
-
-    /// Whether handshakes wait for their turn: then the loop must not sleep.
-    pub fn has_handshakes(&self) -> bool {
-        self.quic.as_ref().is_some_and(|quic| quic.handshakes_waiting() > 0)
     }
 
     /// Acts on everything that the QUIC half has to tell.

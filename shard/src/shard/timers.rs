@@ -134,6 +134,7 @@ impl Shard {
             }
             _ => {
                 self.counters.connect_timeouts += 1;
+                self.count_layer_timeout(key);
                 self.close_link(now, key, CloseHow::Finish);
             }
         }

@@ -11,6 +11,7 @@ use quelea_mqtt::{
     Subscribe, SubscribeFilter, SubscriptionOptions, Unsubscribe, Version,
 };
 use quelea_router::{MeshConfig, ShardId};
+use quelea_shard::door::DoorKindId;
 use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Permissions, Settings, Shard, ShardParts, Work};
 
 /// A client's end of a byte stream.
@@ -82,7 +83,7 @@ impl Bed {
         let client = Client { shard, door: self.next_door };
         self.wires.insert(client, Wire::default());
         let peer = SocketAddr::from(([127, 0, 0, 1], 40_000));
-        self.shards[shard].handle_door_opened(self.now, DoorId(client.door), peer);
+        self.shards[shard].handle_door_opened(self.now, DoorId(client.door), peer, DoorKindId::PLAIN);
         client
     }
 

@@ -1,0 +1,285 @@
+//! Byte streams and the layers on them: PROXY header, TLS, WebSocket, as their listener says ([`crate::door`]).
+//!
+//! ```text
+//!   handle_door_opened ─► counted against its kind, and as a handshake in flight
+//!   bytes ─► layers ─┬─► MQTT bytes ─► handle_link_bytes
+//!                    ├─► a handshake's next step ─► queue ─ accept_handshakes ─► layers
+//!                    └─► an error ─► closing words ─► end
+//!   write_streams ─► layers ─► one write
+//! ```
+//! One deadline holds for everything up to the answer to CONNECT: the link's own, which was set when it was opened.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use rustls::pki_types::CertificateDer;
+
+use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, Stage};
+use crate::envelope::LinkKey;
+use crate::link::{Carrier, CloseHow, DoorId, LinkState};
+
+use super::{DoorAction, DoorEnd, Shard};
+
+/// A kind of byte stream, and how many there are.
+pub(crate) struct KnownKind {
+    kind: DoorKind,
+    open: usize,
+}
+
+impl KnownKind {
+    pub(crate) fn plain() -> Self {
+        Self { kind: DoorKind::PLAIN, open: 0 }
+    }
+}
+
+impl Shard {
+    /// Makes a kind of byte stream known, before the first of it is opened: one for each listener.
+    ///
+    /// # Panics
+    /// If there are more than 65,535.
+    pub fn add_door_kind(&mut self, kind: DoorKind) -> DoorKindId {
+        let id = u16::try_from(self.door_kinds.len()).expect("a listener each, and these are few");
+        self.door_kinds.push(KnownKind { kind, open: 0 });
+        DoorKindId(id)
+    }
+
+    /// A byte stream of this kind was opened by a client.
+    pub fn handle_door_opened(&mut self, now: Instant, door: DoorId, peer: SocketAddr, kind: DoorKindId) {
+        if !self.admits(peer, kind) {
+            return self.door_actions.push_back((door, DoorAction::Abort));
+        }
+        let Some(key) = self.open_link(now, Carrier::Door(door), peer) else {
+            return self.door_actions.push_back((door, DoorAction::Abort));
+        };
+        let known = &mut self.door_kinds[usize::from(kind.0)];
+        known.open += 1;
+        self.handshakes_in_flight += usize::from(known.kind.tls.is_some());
+        let link = &mut self.links[key];
+        link.kind = kind;
+        link.layers = Layers::new(&known.kind).map(Box::new);
+        self.doors.insert(door, key);
+    }
+
+    /// Whether another byte stream of this kind is served; counts why not.
+    fn admits(&mut self, peer: SocketAddr, kind: DoorKindId) -> bool {
+        let KnownKind { kind, open } = &self.door_kinds[usize::from(kind.0)];
+        let refused = if *open >= kind.connections_max {
+            &mut self.counters.doors_refused
+        } else if kind.proxy.as_ref().is_some_and(|rules| !rules.trusts(peer.ip())) {
+            &mut self.counters.proxy_refused
+        } else if kind.tls.is_some() && self.handshakes_in_flight >= self.settings.tls_handshakes_max {
+            &mut self.counters.tls_handshakes_refused
+        } else {
+            return true;
+        };
+        *refused += 1;
+        false
+    }
+
+    /// The certificate chain with which a byte stream's client identified itself in TLS, its own first; empty without one.
+    pub fn door_certificates(&self, door: DoorId) -> &[CertificateDer<'static>] {
+        let link = self.doors.get(&door).and_then(|key| self.links.get(*key));
+        link.and_then(|link| link.layers.as_ref()).map_or(&[], |layers| layers.peer_certificates())
+    }
+
+    /// The client of a byte stream: the one that a PROXY header has named, else the other end.
+    pub fn door_peer(&self, door: DoorId) -> Option<SocketAddr> {
+        Some(self.links.get(*self.doors.get(&door)?)?.peer)
+    }
+
+    /// Goes on with handshakes that wait, QUIC's and TLS's in turn, for as long as the budget lasts.
+    pub fn accept_handshakes(&mut self, now: Instant, mut out_of_time: impl FnMut() -> bool) {
+        while self.has_handshakes() && !out_of_time() {
+            // Across turns too, or a budget of one step would always go to the same half.
+            self.tls_is_next = !self.tls_is_next;
+            let tls_goes = self.tls_is_next && !self.handshakes.is_empty();
+            if tls_goes || !self.accept_quic_handshake(now) {
+                self.step_tls_handshake(now);
+            }
+        }
+    }
+
+    /// Whether handshakes wait for their turn: then the loop must not sleep.
+    pub fn has_handshakes(&self) -> bool {
+        !self.handshakes.is_empty() || self.quic.as_ref().is_some_and(|quic| quic.handshakes_waiting() > 0)
+    }
+
+    /// The next step of the handshake that has waited longest; its connection may be gone.
+    fn step_tls_handshake(&mut self, now: Instant) {
+        let Some(key) = self.handshakes.pop_front() else { return };
+        let Some(link) = self.links.get_mut(key) else { return };
+        let is_closing = link.is_closing();
+        let (Some(layers), Carrier::Door(door)) = (&mut link.layers, link.carrier) else { return };
+        layers.is_queued = false;
+        if is_closing {
+            return;
+        }
+        if core::mem::take(&mut layers.is_paused) {
+            self.door_actions.push_back((door, DoorAction::Resume));
+        }
+        let before = layers.stage();
+        let stepped = layers.step(&mut self.door_scratch);
+        let stream_ended = layers.stream_ended;
+        self.on_layers_moved(now, key, before, stepped);
+        if stream_ended {
+            self.handle_door_closed(now, door, DoorEnd::EndOfStream);
+        }
+    }
+
+    /// Bytes came in on a stream with layers.
+    pub(super) fn handle_layered_bytes(&mut self, now: Instant, key: LinkKey, bytes: &[u8]) {
+        let link = &mut self.links[key];
+        if link.is_closing() {
+            return;
+        }
+        let layers = link.layers.as_mut().expect("it has layers");
+        let before = layers.stage();
+        let passed = layers.handle_bytes(bytes, &mut self.door_scratch);
+        self.on_layers_moved(now, key, before, passed);
+    }
+
+    /// The layers have taken bytes: what follows from it for the link.
+    fn on_layers_moved(&mut self, now: Instant, key: LinkKey, before: Stage, passed: Result<(), LayerError>) {
+        let link = &mut self.links[key];
+        let layers = link.layers.as_mut().expect("it has layers");
+        if let Some(named) = layers.take_named() {
+            link.peer = named;
+        }
+        self.count_progress(key, before);
+        let mut plain = core::mem::take(&mut self.door_scratch.plain);
+        if !plain.is_empty() {
+            self.handle_link_bytes(now, key, &plain);
+        }
+        plain.clear();
+        self.door_scratch.plain = plain;
+        match passed {
+            Ok(()) => self.after_layers(now, key),
+            Err(error) => self.on_layer_error(now, key, error),
+        }
+        self.recharge_link(key);
+    }
+
+    /// Counts a handshake and an upgrade that are over.
+    fn count_progress(&mut self, key: LinkKey, before: Stage) {
+        let layers = self.links[key].layers.as_mut().expect("it has layers");
+        let after = layers.stage();
+        if layers.is_handshaking && matches!(after, Stage::Upgrade | Stage::Open) {
+            layers.is_handshaking = false;
+            self.handshakes_in_flight -= 1;
+            self.counters.tls_handshakes += 1;
+        }
+        if layers.is_websocket() && before != Stage::Open && after == Stage::Open {
+            self.counters.websockets_opened += 1;
+        }
+    }
+
+    fn after_layers(&mut self, now: Instant, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        let (Some(layers), Carrier::Door(door)) = (&mut link.layers, link.carrier) else { return };
+        if layers.wants_step() && !core::mem::replace(&mut layers.is_queued, true) {
+            self.handshakes.push_back(key);
+        }
+        if layers.is_full() && !core::mem::replace(&mut layers.is_paused, true) {
+            self.door_actions.push_back((door, DoorAction::Pause));
+        }
+        let (has_own, peer_closed) = (layers.has_own(), layers.peer_closed());
+        if has_own {
+            self.mark_dirty(key);
+        }
+        if peer_closed {
+            self.on_input_ended(now, key);
+        }
+    }
+
+    /// The client broke the rules of a layer: what that layer has to say about it leaves, and nothing of MQTT.
+    fn on_layer_error(&mut self, now: Instant, key: LinkKey, error: LayerError) {
+        let counter = match error {
+            LayerError::Proxy => &mut self.counters.proxy_refused,
+            LayerError::Tls { in_handshake: true } => &mut self.counters.tls_handshakes_failed,
+            LayerError::Tls { in_handshake: false } => &mut self.counters.tls_errors,
+            LayerError::Upgrade => &mut self.counters.websockets_refused,
+            LayerError::WebSocket => &mut self.counters.websocket_errors,
+        };
+        *counter += 1;
+        let Some(link) = self.links.get_mut(key) else { return };
+        if let Some(layers) = &mut link.layers
+            && core::mem::take(&mut layers.is_handshaking)
+        {
+            self.handshakes_in_flight -= 1;
+        }
+        let link = &mut self.links[key];
+        link.output.clear();
+        if !link.is_closing() {
+            self.link_ended(now, key);
+            self.close_link(now, key, CloseHow::Finish);
+        }
+    }
+
+    /// The client's end of the stream came. `true` if it lies behind bytes that still wait for the handshake.
+    pub(super) fn on_layered_end(&mut self, key: LinkKey) -> bool {
+        let link = &mut self.links[key];
+        let is_closing = link.is_closing();
+        let Some(layers) = &mut link.layers else { return false };
+        if layers.is_queued && !is_closing {
+            layers.stream_ended = true;
+            return true;
+        }
+        if layers.would_truncate() && !is_closing {
+            self.counters.tls_truncated += 1;
+        }
+        false
+    }
+
+    /// A byte stream leaves its kind: it has ended, or never was more than a handshake.
+    pub(super) fn leave_door_kind(&mut self, key: LinkKey) {
+        let Some(link) = self.links.get_mut(key) else { return };
+        if matches!(link.state, LinkState::Gone) || !matches!(link.carrier, Carrier::Door(_)) {
+            return;
+        }
+        self.door_kinds[usize::from(link.kind.0)].open -= 1;
+        if link.layers.take().is_some_and(|layers| layers.is_handshaking) {
+            self.handshakes_in_flight -= 1;
+        }
+    }
+
+    /// No CONNECT came in time: counts those that did not even come to MQTT.
+    pub(super) fn count_layer_timeout(&mut self, key: LinkKey) {
+        let layers = self.links[key].layers.as_ref();
+        if layers.is_some_and(|layers| layers.stage() != Stage::Open) {
+            self.counters.layer_timeouts += 1;
+        }
+    }
+
+    /// Gives a byte stream with layers its next write, and ends it when all is said.
+    pub(super) fn write_layered_door(&mut self, key: LinkKey, door: DoorId) {
+        let link = &mut self.links[key];
+        let layers = link.layers.as_mut().expect("it has layers");
+        if let LinkState::Closing(closing) = &link.state
+            && !closing.told
+            && link.output.unsent_bytes() == 0
+        {
+            layers.say_goodbye(close_code(closing.how, self.draining.is_some()));
+        }
+        if let Some(batch) = layers.take_batch(&mut link.output, &mut self.door_scratch) {
+            self.door_actions.push_back((door, DoorAction::Write(batch)));
+        }
+        if let LinkState::Closing(closing) = &mut link.state
+            && !closing.told
+            && link.output.bytes() == 0
+            && layers.is_flushed()
+        {
+            closing.told = true;
+            self.door_actions.push_back((door, DoorAction::Finish));
+        }
+    }
+}
+
+/// What a WebSocket's close frame says of the end.
+fn close_code(how: CloseHow, draining: bool) -> CloseCode {
+    match how {
+        CloseHow::Finish if draining => CloseCode::GOING_AWAY,
+        CloseHow::Finish => CloseCode::NORMAL,
+        CloseHow::Reset(0x381 | 0x382) => CloseCode::PROTOCOL_ERROR,
+        CloseHow::Reset(_) => CloseCode::POLICY,
+    }
+}

@@ -1,0 +1,6 @@
+//! Byte streams with layers: PROXY headers, TLS and WebSocket, byte by byte, on virtual time.
+
+mod bed;
+mod proxy;
+mod tls;
+mod websocket;
