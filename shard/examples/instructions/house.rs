@@ -9,6 +9,7 @@ use quelea_mqtt::{
     SubscriptionOptions, TopicName, Version,
 };
 use quelea_router::{MeshConfig, ShardId, ShardSet, SleepFlags};
+use quelea_shard::door::DoorKindId;
 use quelea_shard::quic::Transmit;
 use quelea_shard::turn::{Driver, Turn};
 use quelea_shard::{
@@ -144,7 +145,12 @@ impl House {
         let mut bytes = BytesMut::new();
         connect.encode(Version::V311, &mut bytes).expect("encodes");
         let Stage { shard, driver, .. } = &mut self.stages[index];
-        shard.handle_door_opened(driver.now, DoorId(door), SocketAddr::from(([127, 0, 0, 1], 1)));
+        shard.handle_door_opened(
+            driver.now,
+            DoorId(door),
+            SocketAddr::from(([127, 0, 0, 1], 1)),
+            DoorKindId::PLAIN,
+        );
         self.bytes(index, door, &bytes);
         self.run();
         assert!(self.stages[index].shard.is_serving(DoorId(door)), "it has its CONNACK");
