@@ -100,7 +100,7 @@ impl Oracle {
         for subscription in self.living(true) {
             for index in self.promised_to(subscription) {
                 let key = (subscription.asked.filter.clone(), PubId(index as u64));
-                if !self.seen_by_group.contains_key(&key) {
+                if !self.seen_by_group.contains_key(&key) && !self.may_be_pinned(subscription, index) {
                     missing.insert(key, subscription.actor);
                 }
             }
@@ -117,6 +117,18 @@ impl Oracle {
             id.0,
         );
         self.accuse(what);
+    }
+
+    /// A QoS 2 message goes to no other member once it was sent to one, also if that one's session ends before the message
+    /// has arrived `[MQTT-4.8.2-5]`: it may be lost with any session that was in the group since it was published.
+    fn may_be_pinned(&self, subscription: &Subscription, index: usize) -> bool {
+        let publication = &self.publications[index];
+        publication.qos == QoS::ExactlyOnce
+            && self.subscriptions.iter().any(|other| {
+                other.asked.filter == subscription.asked.filter
+                    && other.session != self.clients[other.actor].session
+                    && other.closed.is_some_and(|closed| closed > publication.sent)
+            })
     }
 
     /// What is retained on each topic was not replaced by anything that was sent after it was acknowledged.
