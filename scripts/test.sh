@@ -26,7 +26,7 @@ if [ "$what" != interop ]; then
     step "instructions per message" scripts/instructions.sh
 fi
 if [ "$what" != rust ]; then
-    step "the binary" cargo build --locked --package quelea
+    step "the binaries" cargo build --locked --package quelea --package quelea-load
     step "other people's clients" scripts/interop.sh -q
 fi
 printf '\nall green after %d s\n' "$(($(date +%s) - began))"

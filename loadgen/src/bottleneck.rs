@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use crate::clock::Nanos;
+use crate::clock::{Nanos, SECOND};
 use crate::run::Findings;
 use crate::text::latency;
 use crate::worker::Effort;
@@ -14,6 +14,8 @@ const CPU_SHARE_MAX: f64 = 0.85;
 const WAIT_SHARE_MAX: f64 = 0.10;
 /// Reads that fill the whole buffer mean that bytes lie unread in the kernel.
 const FULL_READS_SHARE_MAX: f64 = 0.05;
+/// Shares of less time than this mean nothing.
+const WINDOW_MIN: Nanos = SECOND / 10;
 /// Fewer measurements than this say nothing about a 99th percentile.
 const COUNT_MIN: u64 = 100;
 
@@ -55,22 +57,27 @@ fn above(kind: &'static str, value: Nanos, bound: Nanos, what: &str) -> Option<C
 
 fn of_thread(thread: usize, effort: &Effort) -> Vec<Cause> {
     let mut causes = Vec::new();
-    let mut check = |kind, part: u64, whole: u64, bound: f64, what: &str| {
+    let mut check = |kind, part: u64, whole: u64, bound: f64, words: [&str; 2]| {
         let value = part as f64 / whole.max(1) as f64;
         if value > bound {
-            let text = format!("thread {thread} {what} {:.0} %, bound {:.0} %", value * 100.0, bound * 100.0);
+            let (percent, [before, after]) = (100.0 * value, words);
+            let text =
+                format!("thread {thread} {before} {percent:.0} % {after}, bound {:.0} %", 100.0 * bound);
             causes.push(Cause { kind, thread: Some(thread), value, bound, text });
         }
     };
-    check("cpu", effort.cpu, effort.wall, CPU_SHARE_MAX, "used of its core");
-    check("waited", effort.waited.unwrap_or(0), effort.wall, WAIT_SHARE_MAX, "waited for a core of the time");
+    if effort.wall >= WINDOW_MIN {
+        check("cpu", effort.cpu, effort.wall, CPU_SHARE_MAX, ["used", "of its core"]);
+        let waited = effort.waited.unwrap_or(0);
+        check("waited", waited, effort.wall, WAIT_SHARE_MAX, ["was kept waiting for a core", "of the time"]);
+    }
     if effort.reads >= COUNT_MIN {
         check(
             "unread",
             effort.full_reads,
             effort.reads,
             FULL_READS_SHARE_MAX,
-            "found more than it could read of its reads",
+            ["left bytes unread in", "of its reads"],
         );
     }
     causes
@@ -79,7 +86,6 @@ fn of_thread(thread: usize, effort: &Effort) -> Vec<Cause> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SECOND;
 
     fn kinds(effort: &Effort) -> Vec<&'static str> {
         of_thread(0, effort).iter().map(|cause| cause.kind).collect()
@@ -105,6 +111,13 @@ mod tests {
         assert_eq!(kinds(&Effort { wall, waited: Some(2 * SECOND), ..Effort::default() }), ["waited"]);
         assert_eq!(kinds(&Effort { wall, reads: 1000, full_reads: 100, ..Effort::default() }), ["unread"]);
         assert_eq!(kinds(&Effort { wall, reads: 10, full_reads: 10, ..Effort::default() }), [""; 0]);
+        assert_eq!(kinds(&Effort { wall: 1000, cpu: 1000, ..Effort::default() }), [""; 0]);
+    }
+
+    #[test]
+    fn the_warning_is_a_sentence() {
+        let effort = Effort { wall: 10 * SECOND, cpu: 9 * SECOND, ..Effort::default() };
+        assert_eq!(of_thread(3, &effort)[0].text, "thread 3 used 90 % of its core, bound 85 %");
     }
 
     #[test]

@@ -11,8 +11,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use quelea_client::trust::{Trust, Use, client_config};
 use quelea_mqtt::{QoS, TopicName, Version};
 
 use crate::cli::{Arguments, Command, Load, Output, Reach, Receive, Timing, Topics};
@@ -20,7 +22,7 @@ use crate::clock::{Nanos, nanos_of};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::schedule::{Rate, Spacing};
 use crate::sources::{self, PORTS_PER_SOURCE};
-use crate::target::Target;
+use crate::target::{Carrier, Target};
 
 /// Clients of one run.
 const CLIENTS_MAX: u64 = 1_000_000;
@@ -58,6 +60,8 @@ pub(crate) struct Plan {
     pub(crate) shape: Shape,
     pub(crate) reach: Reach,
     pub(crate) address: SocketAddr,
+    /// Of TLS and QUIC.
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
     /// Empty: the kernel chooses.
     pub(crate) sources: Vec<IpAddr>,
     /// Silent clients; 0 unless the shape is [`Shape::Conn`].
@@ -178,9 +182,11 @@ impl Plan {
             None => Vec::new(),
         };
         let address = reach.target.resolve(sources.first().copied())?;
+        let tls = if reach.target.carrier.is_encrypted() { Some(tls_of(&reach)?) } else { None };
         Ok(Self {
             shape,
             address,
+            tls,
             sources,
             idle: 0,
             publishers: 0,
@@ -239,15 +245,12 @@ impl Plan {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.target().carrier != crate::target::Carrier::Tcp {
-            return Err(format!("{}:// is not part of this version", self.target().carrier.scheme()));
-        }
         let clients = u64::from(self.idle) + u64::from(self.publishers) + u64::from(self.subscribers);
         if clients > CLIENTS_MAX {
             return Err(format!("{clients} clients: at most {CLIENTS_MAX}"));
         }
         let per_source = clients.div_ceil(self.sources.len().max(1) as u64);
-        if self.reach.target.carrier != crate::target::Carrier::Quic && per_source > PORTS_PER_SOURCE as u64 {
+        if self.reach.target.carrier != Carrier::Quic && per_source > PORTS_PER_SOURCE as u64 {
             return Err(format!(
                 "{per_source} connections from one address: there are about {PORTS_PER_SOURCE} ports; give more addresses by \
                  --bind (on loopback for example 127.0.0.1-127.0.0.9)"
@@ -398,6 +401,19 @@ impl Plan {
     pub(crate) fn target(&self) -> &Target {
         &self.reach.target
     }
+}
+
+/// Reads the certificates. No session is resumed: every connection pays for a whole handshake.
+fn tls_of(reach: &Reach) -> Result<Arc<rustls::ClientConfig>, String> {
+    let trust = match (&reach.cafile, reach.insecure) {
+        (_, true) => Trust::Anyone,
+        (Some(path), false) => Trust::CaFile(path.clone()),
+        (None, false) => Trust::System,
+    };
+    let used_for = if reach.target.carrier == Carrier::Quic { Use::Quic } else { Use::Tcp };
+    let mut config = client_config(&trust, used_for).map_err(|error| error.to_string())?;
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// As many as the client's core takes.

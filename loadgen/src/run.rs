@@ -111,7 +111,8 @@ impl Coordinator {
             plan,
         };
         let workers = (0..threads).map(|index| started.worker(index)).collect::<Result<Vec<_>, _>>()?;
-        started.ramp_at = clock.now();
+        warm_up_tls(&started.plan)?;
+        started.ramp_at = clock.now() + LEAD;
         for (index, worker) in workers.into_iter().enumerate() {
             let ramp_at = started.ramp_at;
             let thread = std::thread::Builder::new().name(format!("load-{index}"));
@@ -135,7 +136,7 @@ impl Coordinator {
 
     fn lead(mut self) -> Result<Findings, String> {
         let failure = self.await_ramp();
-        let ramp = self.clock.now() - self.ramp_at;
+        let ramp = self.clock.now().saturating_sub(self.ramp_at);
         let (mut measured, mut drained) = (0, 0);
         if failure.is_none() && !self.is_interrupted() {
             measured = self.load();
@@ -157,11 +158,11 @@ impl Coordinator {
         loop {
             let ready = self.shared.sum(|board| &board.ready);
             let failed = self.shared.sum(|board| &board.failed);
-            let over = self.clock.now() - self.ramp_at > patience;
+            let over = self.clock.now().saturating_sub(self.ramp_at) > patience;
             if ready == clients || self.is_interrupted() {
                 return None;
             }
-            if ready + failed == clients || over {
+            if ready + failed == clients || over || self.is_stopped() {
                 let is_answer = self.plan.shape == Shape::Conn && ready > 0;
                 let sentence = format!("{} of {clients} clients could not connect", clients - ready);
                 return (!is_answer).then_some(sentence);
@@ -322,6 +323,14 @@ impl Coordinator {
         findings.brokers = self.brokers;
         Ok(findings)
     }
+}
+
+/// The first random number of a process costs the TLS library a tenth of a second or two, for entropy: not at the expense of the
+/// first connection.
+fn warm_up_tls(plan: &Plan) -> Result<(), String> {
+    let Some(config) = &plan.tls else { return Ok(()) };
+    let filled = config.crypto_provider().secure_random.fill(&mut [0; 32]);
+    filled.map_err(|_| "the TLS library has no random numbers".to_owned())
 }
 
 /// How long the phases took.

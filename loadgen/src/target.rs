@@ -25,6 +25,10 @@ impl Carrier {
         })
     }
 
+    pub(crate) fn is_encrypted(self) -> bool {
+        matches!(self, Self::Tls | Self::SecureWebSocket | Self::Quic)
+    }
+
     fn port(self) -> u16 {
         match self {
             Self::Tcp => 1883,
@@ -95,6 +99,14 @@ impl Target {
         Ok(Self { carrier, host: host.to_owned(), port, path: path.to_owned() })
     }
 
+    /// Host and port, as HTTP wants them.
+    pub(crate) fn authority(&self) -> String {
+        match self.host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]:{}", self.port),
+            Err(_) => format!("{}:{}", self.host, self.port),
+        }
+    }
+
     /// The first address of the host that has the family of `source`, if there is one.
     pub(crate) fn resolve(&self, source: Option<IpAddr>) -> Result<SocketAddr, String> {
         let found = (self.host.as_str(), self.port)
@@ -110,12 +122,8 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scheme, port) = (self.carrier.scheme(), self.port);
         let path = if self.carrier.is_web_socket() { self.path.as_str() } else { "" };
-        match self.host.parse::<Ipv6Addr>() {
-            Ok(address) => write!(f, "{scheme}://[{address}]:{port}{path}"),
-            Err(_) => write!(f, "{scheme}://{}:{port}{path}", self.host),
-        }
+        write!(f, "{}://{}{path}", self.carrier.scheme(), self.authority())
     }
 }
 

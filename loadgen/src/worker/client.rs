@@ -1,12 +1,10 @@
 //! One client: a core, the bytes on their way between it and its transport, and what it is for.
 
-use std::time::Instant;
-
 use bytes::BytesMut;
 use quelea_client::{Bounds, Core, Options, Password, SessionLost, Text};
 use quelea_mqtt::QoS;
-use quelea_udp_io::DoorId;
 
+use super::carrier::Carrier;
 use crate::clock::Nanos;
 use crate::plan::{Plan, Role};
 
@@ -37,14 +35,14 @@ pub(super) struct Client {
     pub(super) number: u32,
     pub(super) part: Part,
     pub(super) stage: Stage,
-    pub(super) door: Option<DoorId>,
-    /// A write is in flight on the door.
-    pub(super) writing: bool,
+    pub(super) carrier: Carrier,
     /// In the list of those that may have something to write.
     pub(super) dirty: bool,
     /// Bytes that the core did not take, because its own answers wait to be written; reading pauses meanwhile.
     pub(super) held: BytesMut,
     pub(super) paused: bool,
+    /// Why the transport failed has been counted.
+    pub(super) explained: bool,
     /// When it was meant to be connected.
     pub(super) meant_at: Nanos,
     /// It has been ready before.
@@ -59,11 +57,11 @@ impl Client {
             number,
             part,
             stage: Stage::Waiting,
-            door: None,
-            writing: false,
+            carrier: Carrier::None,
             dirty: false,
             held: BytesMut::new(),
             paused: false,
+            explained: false,
             meant_at: 0,
             was_ready: false,
         }
@@ -81,19 +79,12 @@ impl Client {
     }
 
     /// A new transport.
-    pub(super) fn attach(&mut self, door: DoorId) {
-        self.door = Some(door);
+    pub(super) fn attach(&mut self, carrier: Carrier) {
+        self.carrier = carrier;
         self.stage = Stage::Opening;
-        self.writing = false;
         self.paused = false;
+        self.explained = false;
         self.held.clear();
-    }
-
-    /// The transport is gone.
-    pub(super) fn detach(&mut self, now: Instant) {
-        self.door = None;
-        self.writing = false;
-        self.core.handle_closed(now);
     }
 }
 

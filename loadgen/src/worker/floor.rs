@@ -15,8 +15,10 @@ use quelea_mqtt::ReasonCode;
 use quelea_udp_io::{Close, DoorId, Ring, WriteBatch};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::carrier::{Carrier, Layers, Quic, Stream};
 use super::client::{Client, Part, Stage};
 use super::publisher::{Hold, Publisher};
+use super::quic::QuicSide;
 use super::receiver::Receiver;
 use super::{Links, Outcome, Second};
 use crate::clock::{Clock, Nanos, SECOND, nanos_of};
@@ -47,6 +49,11 @@ pub(super) struct Floor {
     pub(super) clock: Clock,
     index: usize,
     pub(super) clients: Vec<Client>,
+    /// Made if the URL says so.
+    pub(super) quic: Option<QuicSide>,
+    /// Scratch: bytes of MQTT, and bytes between two layers.
+    pub(super) plain: Vec<u8>,
+    pub(super) between: Vec<u8>,
     by_door: HashMap<u64, usize, FixedState>,
     pub(super) publishers: Vec<Publisher>,
     pub(super) receivers: Vec<Receiver>,
@@ -104,6 +111,9 @@ impl Floor {
             clock,
             index,
             clients: Vec::new(),
+            quic: None,
+            plain: Vec::new(),
+            between: Vec::new(),
             by_door: HashMap::with_hasher(FixedState::with_seed(plan.reach.seed)),
             publishers: Vec::new(),
             receivers: Vec::new(),
@@ -178,7 +188,10 @@ impl Floor {
         }
         let first = |agenda: &Agenda| agenda.peek().map(|Reverse((at, _))| *at);
         let mut wake = now + WAIT_MAX;
-        for at in [first(&self.opens), first(&self.timers), first(&self.due)].into_iter().flatten() {
+        for at in [first(&self.opens), first(&self.timers), first(&self.due), self.quic_wake()]
+            .into_iter()
+            .flatten()
+        {
             wake = wake.min(at);
         }
         if !self.waiting.is_empty() {
@@ -228,7 +241,7 @@ impl Floor {
     }
 
     pub(super) fn has_left(&self) -> bool {
-        self.by_door.is_empty()
+        self.by_door.is_empty() && self.quic.as_ref().is_none_or(|quic| quic.endpoint.connections() == 0)
     }
 
     /// Opens the connections whose time has come.
@@ -239,35 +252,47 @@ impl Floor {
             }
             self.opens.pop();
             if let Err(error) = self.open(local, ring) {
-                let reason = if error.raw_os_error() == Some(EADDRNOTAVAIL) {
-                    "no local port is left: give more addresses by --bind".to_owned()
-                } else {
-                    error.to_string()
-                };
-                self.links.errors.note(&reason);
+                self.links.errors.note(&error);
                 self.on_gone(local, now);
             }
         }
     }
 
-    fn open(&mut self, local: usize, ring: &mut Ring) -> io::Result<()> {
-        let sources = &self.plan.sources;
-        let client = &mut self.clients[local];
-        let source = sources.get(client.number as usize % sources.len().max(1));
-        let stream = connect(self.plan.address, source.map(|ip| SocketAddr::new(*ip, 0)))?;
-        let door = ring.add_stream(stream)?;
-        if let Some(old) = client.door.take() {
-            // It was being closed; its name is forgotten with the last that is heard of it.
-            ring.close(old, Close::Abort);
-            self.by_door.remove(&u64::from(old));
-        }
-        client.attach(door);
+    fn open(&mut self, local: usize, ring: &mut Ring) -> Result<(), String> {
+        self.drop_carrier(local, ring);
         let instant = Instant::now();
-        client.core.connect(instant).map_err(|refusal| io::Error::other(refusal.to_string()))?;
-        self.by_door.insert(door.into(), local);
+        let number = self.clients[local].number;
+        let carrier = match &mut self.quic {
+            Some(quic) => Carrier::Quic(Quic::new(quic.connect(&self.plan, instant, local, number)?)),
+            None => {
+                let sources = &self.plan.sources;
+                let source = sources.get(number as usize % sources.len().max(1));
+                let layers = Layers::new(&self.plan, number)?;
+                let stream = connect(self.plan.address, source.map(|ip| SocketAddr::new(*ip, 0)));
+                let door =
+                    stream.and_then(|stream| ring.add_stream(stream)).map_err(|error| words(&error))?;
+                self.by_door.insert(door.into(), local);
+                Carrier::Stream(Stream::new(door, layers))
+            }
+        };
+        let client = &mut self.clients[local];
+        client.attach(carrier);
+        client.core.connect(instant).map_err(|refusal| refusal.to_string())?;
         self.arm_timer(local);
         self.mark_dirty(local);
         Ok(())
+    }
+
+    /// Ends what is left of an earlier connection.
+    fn drop_carrier(&mut self, local: usize, ring: &mut Ring) {
+        match std::mem::replace(&mut self.clients[local].carrier, Carrier::None) {
+            Carrier::None => {}
+            Carrier::Stream(stream) => {
+                ring.close(stream.door, Close::Abort);
+                self.forget_door(stream.door);
+            }
+            Carrier::Quic(quic) => self.close_quic(quic.conn),
+        }
     }
 
     pub(super) fn arm_timer(&mut self, local: usize) {
@@ -277,6 +302,9 @@ impl Floor {
     }
 
     pub(super) fn fire_timers(&mut self, now: Nanos) {
+        if let Some(quic) = &mut self.quic {
+            quic.endpoint.handle_timeout(Instant::now());
+        }
         while let Some(Reverse((at, local))) = self.timers.peek().copied() {
             if at > now {
                 return;
@@ -307,39 +335,65 @@ impl Floor {
     }
 
     fn write(&mut self, local: usize, ring: &mut Ring) {
-        let Some(door) = self.clients[local].door else { return };
-        self.feed_held(local, ring, door);
-        let client = &mut self.clients[local];
-        if client.writing {
-            return;
-        }
-        let mut batch = WriteBatch::new();
-        batch.extend(client.core.poll_output());
-        if !batch.is_empty() {
-            ring.write(door, batch);
-            client.writing = true;
+        self.feed_held(local, ring);
+        let wrote = match self.clients[local].carrier {
+            Carrier::None => return,
+            Carrier::Stream(_) => self.write_stream(local, ring),
+            Carrier::Quic(_) => self.write_quic(local),
+        };
+        if wrote {
             // What was published at QoS 0 is on its way, and there is room for more.
             let instant = Instant::now();
             self.drain_events(local, instant, self.clock.nanos_at(instant));
             self.free(local);
-        } else if !client.core.is_attached() {
-            ring.close(door, Close::Flush);
-            client.door = None;
         }
     }
 
+    /// Returns whether the core had something to say.
+    fn write_stream(&mut self, local: usize, ring: &mut Ring) -> bool {
+        let client = &mut self.clients[local];
+        let Carrier::Stream(stream) = &mut client.carrier else { return false };
+        if stream.writing {
+            return false;
+        }
+        let mut batch = WriteBatch::new();
+        let output = client.core.poll_output();
+        let wrote = output.is_some();
+        stream.layers.write(output, &mut batch);
+        if batch.is_empty() && !client.core.is_attached() && !std::mem::replace(&mut stream.finished, true) {
+            stream.layers.finish(&mut batch);
+        }
+        if !batch.is_empty() {
+            stream.writing = true;
+            ring.write(stream.door, batch);
+        } else if stream.finished {
+            ring.close(stream.door, Close::Flush);
+            client.carrier = Carrier::None;
+        }
+        wrote
+    }
+
     /// Gives the core what it could not take before, now that its answers have been written.
-    fn feed_held(&mut self, local: usize, ring: &mut Ring, door: DoorId) {
+    fn feed_held(&mut self, local: usize, ring: &mut Ring) {
         if !self.clients[local].held.is_empty() {
             let held = std::mem::take(&mut self.clients[local].held);
             let taken = self.feed(local, Instant::now(), &held);
             self.clients[local].held.extend_from_slice(&held[taken..]);
+            if let Carrier::Quic(quic) = &self.clients[local].carrier {
+                let conn = quic.conn;
+                self.read_quic(local, conn);
+            }
         }
         let client = &mut self.clients[local];
         let pause = !client.held.is_empty();
-        if pause != client.paused {
-            client.paused = pause;
-            if pause { ring.pause_read(door) } else { ring.resume_read(door) }
+        if let Carrier::Stream(stream) = &client.carrier
+            && pause != std::mem::replace(&mut client.paused, pause)
+        {
+            if pause {
+                ring.pause_read(stream.door);
+            } else {
+                ring.resume_read(stream.door);
+            }
         }
     }
 
@@ -469,6 +523,13 @@ fn count_unsent(publisher: &mut Publisher, until: Nanos) {
         publisher.counts.unsent += 1;
     }
     publisher.hold = Hold::Done;
+}
+
+fn words(error: &io::Error) -> String {
+    if error.raw_os_error() == Some(EADDRNOTAVAIL) {
+        return "no local port is left: give more addresses by --bind".to_owned();
+    }
+    error.to_string()
 }
 
 /// Begins to connect.

@@ -9,6 +9,7 @@ use quelea_mqtt::{QoS, ReasonCode};
 use quelea_udp_io::{Closed, Datagram, DoorId, ListenerId, Sink};
 
 use super::READ_BUFFER_BYTES;
+use super::carrier::Carrier;
 use super::client::{Part, Stage};
 use super::floor::Floor;
 use crate::book::Arrival;
@@ -18,7 +19,13 @@ use crate::plan::{Role, Shape};
 use crate::shared::Phase;
 
 impl Sink for Floor {
-    fn datagram(&mut self, _datagram: Datagram<'_>) {}
+    fn datagram(&mut self, datagram: Datagram<'_>) {
+        let instant = self.note_input();
+        self.reads.0 += 1;
+        if let Some(quic) = &mut self.quic {
+            quic.handle_datagram(instant, &datagram);
+        }
+    }
 
     fn opened(&mut self, _: DoorId, _: ListenerId, _: SocketAddr, _: SocketAddr) {}
 
@@ -27,46 +34,55 @@ impl Sink for Floor {
         self.reads.0 += 1;
         self.reads.1 += u64::from(bytes.len() == READ_BUFFER_BYTES);
         let Some(local) = self.client_of(door) else { return };
-        let client = &mut self.clients[local];
-        // After a pause one more read may have been under way.
-        let taken = if client.held.is_empty() { self.feed(local, instant, bytes) } else { 0 };
-        self.clients[local].held.extend_from_slice(&bytes[taken..]);
+        let Carrier::Stream(stream) = &mut self.clients[local].carrier else { return };
+        if stream.layers.is_empty() {
+            self.take(local, instant, bytes);
+        } else {
+            let (mut plain, mut between) =
+                (std::mem::take(&mut self.plain), std::mem::take(&mut self.between));
+            plain.clear();
+            let result = stream.layers.take(bytes, &mut between, &mut plain);
+            let ended = stream.layers.is_ended();
+            self.take(local, instant, &plain);
+            (self.plain, self.between) = (plain, between);
+            if let Err(error) = &result {
+                self.note_transport_error(local, error);
+            }
+            if ended || result.is_err() {
+                self.end_input(local, instant);
+            }
+        }
         self.mark_dirty(local);
     }
 
     fn closed(&mut self, door: DoorId, why: Closed) {
         let instant = self.note_input();
-        let now = self.clock.nanos_at(instant);
         let local = match why {
             // The name stays good until our own side is closed, too.
             Closed::EndOfStream => self.client_of(door),
             Closed::Reset(_) | Closed::Flushed => self.forget_door(door),
         };
         // Old doors of clients that have been connected again are nobody's.
-        let Some(local) = local.filter(|local| self.clients[*local].door == Some(door)) else { return };
+        let Some(local) = local.filter(|local| self.clients[*local].carrier.is_door(door)) else { return };
         if let Closed::Reset(kind) = why
             && self.clients[local].core.is_attached()
-            && self.phase != Phase::Leave
         {
-            self.links.errors.note(&kind.to_string());
+            self.note_transport_error(local, &kind.to_string());
         }
-        let is_end = why != Closed::EndOfStream;
-        let client = &mut self.clients[local];
-        if is_end {
-            client.detach(instant);
-        } else {
-            client.core.handle_closed(instant);
+        if why != Closed::EndOfStream {
+            self.clients[local].carrier = Carrier::None;
         }
-        self.drain_events(local, instant, now);
-        self.mark_dirty(local);
+        self.end_input(local, instant);
     }
 
     fn written(&mut self, door: DoorId) {
-        let Some(local) = self.client_of(door).filter(|local| self.clients[*local].door == Some(door)) else {
-            return;
-        };
-        self.clients[local].writing = false;
-        self.mark_dirty(local);
+        let Some(local) = self.client_of(door) else { return };
+        if let Carrier::Stream(stream) = &mut self.clients[local].carrier
+            && stream.door == door
+        {
+            stream.writing = false;
+            self.mark_dirty(local);
+        }
     }
 
     fn doorbell(&mut self) {}
@@ -79,6 +95,27 @@ impl Floor {
             self.input_at = Some(self.clock.nanos_at(instant));
         }
         instant
+    }
+
+    /// Hands bytes of MQTT to a client, behind those that it holds.
+    fn take(&mut self, local: usize, instant: Instant, bytes: &[u8]) {
+        // After a pause one more read may have been under way.
+        let taken = if self.clients[local].held.is_empty() { self.feed(local, instant, bytes) } else { 0 };
+        self.clients[local].held.extend_from_slice(&bytes[taken..]);
+    }
+
+    /// Nothing more will come from the broker.
+    pub(super) fn end_input(&mut self, local: usize, instant: Instant) {
+        self.clients[local].core.handle_closed(instant);
+        self.drain_events(local, instant, self.clock.nanos_at(instant));
+        self.mark_dirty(local);
+    }
+
+    /// Counts why a transport has failed, once for each connection.
+    pub(super) fn note_transport_error(&mut self, local: usize, reason: &str) {
+        if self.phase != Phase::Leave && !std::mem::replace(&mut self.clients[local].explained, true) {
+            self.links.errors.note(reason);
+        }
     }
 
     /// Hands bytes to a core, and deals with what it says. Returns how many it took: fewer only while its own answers have no
@@ -119,9 +156,7 @@ impl Floor {
                     self.on_gone(local, now);
                 }
                 Event::Disconnected(closed) => {
-                    if self.phase != Phase::Leave {
-                        self.links.errors.note(&closed.to_string());
-                    }
+                    self.note_transport_error(local, &closed.to_string());
                     self.on_gone(local, now);
                 }
                 Event::Lost { token } => self.on_publication_lost(local, token),

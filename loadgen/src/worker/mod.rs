@@ -9,11 +9,13 @@
 //! The clock is read when bytes come up, when the work of a turn begins and when its writes are done. A turn never waits for
 //! anything; the one wait is in `poll`, until the earliest of all that has a time.
 
+mod carrier;
 mod client;
 mod floor;
 mod input;
 mod load;
 mod publisher;
+mod quic;
 mod receiver;
 
 use std::io;
@@ -28,11 +30,13 @@ use crate::errors::Errors;
 use crate::plan::Plan;
 use crate::record::{Latencies, Record, latencies};
 use crate::shared::{Phase, Shared};
+use crate::target::Carrier as Scheme;
 
 pub(crate) use publisher::PublisherCounts;
 pub(crate) use receiver::PathResult;
 
 use floor::Floor;
+use quic::QuicSide;
 
 /// One second of one thread.
 pub(crate) struct Second {
@@ -145,13 +149,17 @@ impl Worker {
         index: usize,
         lines: Lines,
     ) -> io::Result<Self> {
-        let floor = Floor::new(plan, shared, clock, index);
+        let mut floor = Floor::new(plan, shared, clock, index);
         let config = RingConfig {
             doors_max: floor.clients.len() + DOORS_LINGERING_MAX,
             read_buffer_bytes: READ_BUFFER_BYTES,
             ..RingConfig::default()
         };
-        Ok(Self { ring: Ring::new(&config)?, floor, lines, effort: EffortMeter::default() })
+        let mut ring = Ring::new(&config)?;
+        if plan.target().carrier == Scheme::Quic {
+            floor.quic = Some(QuicSide::new(plan, floor.clients.len(), &mut ring)?);
+        }
+        Ok(Self { ring, floor, lines, effort: EffortMeter::default() })
     }
 
     pub(crate) fn doorbell(&self) -> Doorbell {
@@ -186,12 +194,16 @@ impl Worker {
 
     fn turn(&mut self) -> io::Result<()> {
         let now = self.floor.clock.now();
+        self.floor.follow_quic();
         self.floor.follow_phase(now);
         self.measure_effort(now);
         self.floor.open_due(now, &mut self.ring);
         self.floor.fire_timers(now);
         self.floor.publish_due(now);
+        // A timer may have ended connections, and a write may free a publisher.
+        self.floor.follow_quic();
         self.floor.write_dirty(&mut self.ring);
+        self.floor.transmit(&mut self.ring)?;
         self.ring.flush()?;
         let done = self.floor.clock.now();
         self.floor.note_turn(done);

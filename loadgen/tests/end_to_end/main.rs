@@ -1,0 +1,88 @@
+//! The generator as its users run it: the binary against mosquitto, against brokers of the tests that lose, repeat and delay
+//! what they are told to, and against nobody.
+
+mod broker;
+mod counts;
+mod ends;
+mod fake;
+mod lateness;
+mod proxy;
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// A run of the binary that has ended.
+struct Run {
+    code: i32,
+    json: Value,
+    stderr: String,
+}
+
+/// The binary with these words, without progress, and its document on standard output.
+fn command(words: &str) -> Command {
+    let mut command = loud_command(words);
+    command.arg("--quiet");
+    command
+}
+
+/// The same with progress on standard error.
+fn loud_command(words: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quelea-load"));
+    command.args(words.split_whitespace()).args(["--json", "-"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(words: &str) -> Run {
+    finish(command(words).spawn().expect("the binary is built"), words)
+}
+
+fn finish(child: Child, words: &str) -> Run {
+    let output = child.wait_with_output().expect("our own child");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    let json = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{words}: no document ({error}): {stderr}"));
+    Run { code: output.status.code().expect("it ended by itself"), json, stderr }
+}
+
+impl Run {
+    /// The figure at `pointer` (RFC 6901).
+    fn figure(&self, pointer: &str) -> u64 {
+        let value = self.json.pointer(pointer).and_then(Value::as_u64);
+        value.unwrap_or_else(|| panic!("no figure {pointer} in {:#}", self.without_encodings()))
+    }
+
+    /// A figure of the counts of one QoS.
+    fn count(&self, qos: u64, name: &str) -> u64 {
+        let levels = self.json["counts"].as_array().expect("a list");
+        let level = levels.iter().find(|level| level["qos"] == qos).expect("counts of that QoS");
+        level[name].as_u64().unwrap_or_else(|| panic!("no {name} in {level}"))
+    }
+
+    fn reasons(&self) -> String {
+        self.json["outcome"]["reasons"].to_string()
+    }
+
+    #[track_caller]
+    fn assert_good(&self) {
+        assert_eq!(self.code, 0, "{} {:#}", self.stderr, self.without_encodings());
+        assert_eq!(self.json["outcome"]["ok"], true);
+    }
+
+    fn without_encodings(&self) -> Value {
+        fn strip(value: &mut Value) {
+            match value {
+                Value::Object(members) => {
+                    members.remove("hdr");
+                    members.values_mut().for_each(strip);
+                }
+                Value::Array(items) => items.iter_mut().for_each(strip),
+                _ => {}
+            }
+        }
+        let mut json = self.json.clone();
+        strip(&mut json);
+        json
+    }
+}
