@@ -44,7 +44,7 @@ use crate::envelope::{
 };
 use crate::hash::{Keyed, KeyedMap, OwnMap};
 use crate::link::{DoorId, Link, WriteBatch};
-use crate::publication::{Budget, Message};
+use crate::publication::{Budget, Message, Spares};
 use crate::quic::{ConnId, Quic, QuicTls};
 use crate::session::{OutboundLimits, Session};
 use crate::settings::Settings;
@@ -283,6 +283,8 @@ pub struct Shard {
     pub(crate) crossing_links: usize,
     /// Connections whose session waits until their publications are accepted.
     pub(crate) parted_links: usize,
+    /// Sessions that move here.
+    pub(crate) sessions_arriving: usize,
     pub(crate) holds: Slots<HoldKey, Hold>,
 
     // Work queued for `settle` and `poll_*`.
@@ -295,6 +297,7 @@ pub struct Shard {
     pub(crate) relieved_links: Vec<LinkKey>,
     pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
     pub(crate) requests: VecDeque<Request>,
+    pub(crate) spares: Spares,
     pub(crate) timers: BinaryHeap<timers::Entry>,
     pub(crate) scratch: Vec<u8>,
 }
@@ -349,6 +352,7 @@ impl Shard {
             tickets: Tickets::default(),
             crossing_links: 0,
             parted_links: 0,
+            sessions_arriving: 0,
             holds: Slots::new(),
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),
@@ -357,6 +361,7 @@ impl Shard {
             relieved_links: Vec::new(),
             door_actions: VecDeque::new(),
             requests: VecDeque::new(),
+            spares: Spares::default(),
             timers: BinaryHeap::new(),
             scratch: Vec::new(),
             random,

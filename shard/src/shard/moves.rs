@@ -89,6 +89,7 @@ impl Shard {
         };
         let presence = Presence::Arriving { link, marked };
         let key = self.open_session(next, presence);
+        self.sessions_arriving += 1;
         // Only what outlives its connection moves; for how long is in what follows.
         self.sessions[key].expiry_s = None;
         for (text, how) in subscriptions {
@@ -189,6 +190,7 @@ impl Shard {
         }
         let arriving = &mut self.sessions[key];
         let Some(value) = arriving.arrived.take() else { return };
+        self.sessions_arriving -= 1;
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
         arriving.outbound.append(collected);
         arriving.inbound = value.inbound;
