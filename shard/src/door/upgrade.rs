@@ -170,8 +170,9 @@ fn accept(rules: &WebSocketRules, request: &[u8]) -> Result<Vec<u8>, Refusal> {
     }
     check_origin(&rules.origins, &headers)?;
     let key = headers.one("sec-websocket-key").filter(|key| is_key(key)).ok_or(Refusal::Malformed)?;
-    let offered = headers.words("sec-websocket-protocol").find(|word| SUBPROTOCOLS.contains(word));
-    let subprotocol = offered.ok_or(Refusal::Subprotocol)?;
+    // Ours, not the client's order `[MQTT-6.0.0-4]`: who offers both gets the standard's name.
+    let offers = |name: &&str| headers.words("sec-websocket-protocol").any(|word| word == *name);
+    let subprotocol = SUBPROTOCOLS.into_iter().find(offers).ok_or(Refusal::Subprotocol)?;
     let response = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n",
@@ -325,8 +326,23 @@ mod tests {
         ] {
             assert_eq!(status(&accepted), "HTTP/1.1 101 Switching Protocols", "{}", accepted.escape_ascii());
         }
-        let chosen = answer(WebSocketRules::default(), &with(6, "Sec-WebSocket-Protocol: mqttv3.1, mqtt"));
-        assert!(chosen.contains("Sec-WebSocket-Protocol: mqttv3.1\r\n"));
+    }
+
+    // Covers 5.0: 6.0.0-4
+    // Covers 3.1.1: 6.0.0-4
+    #[test]
+    fn the_subprotocol_is_mqtt_wherever_it_is_offered() {
+        for (offered, chosen) in [
+            ("mqtt", "mqtt"),
+            ("chat, mqtt", "mqtt"),
+            ("mqttv3.1, mqtt", "mqtt"),
+            // Of clients of 3.1, before the standard.
+            ("mqttv3.1", "mqttv3.1"),
+        ] {
+            let request = with(6, &format!("Sec-WebSocket-Protocol: {offered}"));
+            let answer = answer(WebSocketRules::default(), &request);
+            assert!(answer.contains(&format!("Sec-WebSocket-Protocol: {chosen}\r\n")), "{answer}");
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ fn closed_with(bed: &mut Bed, door: DoorId) -> u16 {
     u16::from_be_bytes(code[..].try_into().expect("a code without a reason"))
 }
 
+// Covers 5.0: 6.0.0-1
+// Covers 3.1.1: 6.0.0-1
 #[test]
 fn a_client_connects_and_hears_itself() {
     let (mut bed, kind) = bed();
@@ -114,6 +116,8 @@ fn a_client_connects_and_hears_itself() {
     assert_eq!(bed.counter("websockets_opened"), 1);
 }
 
+// Covers 5.0: 6.0.0-2
+// Covers 3.1.1: 6.0.0-2
 #[test]
 fn packets_may_lie_across_frames_and_frames_may_hold_several() {
     let (mut bed, kind) = bed();
@@ -186,6 +190,8 @@ fn of_many_pings_the_last_is_answered() {
     assert_eq!(control, [(PONG, 9_999u32.to_be_bytes().to_vec())]);
 }
 
+// Covers 5.0: 6.0.0-1
+// Covers 3.1.1: 6.0.0-1
 #[test]
 fn each_wrong_frame_has_its_close_code() {
     let mut unmasked = binary(&PINGREQ);
@@ -352,6 +358,8 @@ fn a_stream_that_ends_without_a_close_is_the_end_of_the_connection() {
     assert_eq!(bed.counter("links"), 0);
 }
 
+// Covers 5.0: 6.0.0-1 6.0.0-2
+// Covers 3.1.1: 6.0.0-1 6.0.0-2
 #[test]
 fn websocket_lies_in_tls() {
     let mut bed = Bed::new();

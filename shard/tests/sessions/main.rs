@@ -9,5 +9,6 @@ mod connect;
 mod publish;
 mod resume;
 mod retained;
+mod script;
 mod share;
 mod slow;
