@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use crate::broker::RunningBroker;
 use crate::certificate::DEVELOPMENT_PUBLIC_FILE;
+use crate::config::Transport;
+use crate::listeners::Service;
 
 /// The text, several lines.
 #[must_use]
@@ -19,8 +21,14 @@ pub fn banner(broker: &RunningBroker) -> String {
     for address in broker.quic_addresses() {
         line("MQTT over QUIC", &format!("{address} (UDP, ALPN mqtt)"));
     }
-    for address in broker.tcp_addresses() {
-        line("MQTT over TCP", &address.to_string());
+    for served in broker.listeners() {
+        let address = match served.transport {
+            Transport::Tcp | Transport::Tls => served.address.to_string(),
+            Transport::Ws | Transport::Wss => {
+                format!("{}://{}{}", served.transport.name(), served.address, served.path)
+            }
+        };
+        line(Service::Stream(served.transport).name(), &address);
     }
     for address in broker.admin_addresses() {
         line("Metrics", &format!("http://{address}/metrics"));
@@ -36,7 +44,7 @@ pub fn banner(broker: &RunningBroker) -> String {
             line("", &format!("valid for {days} days"));
         }
     }
-    if let Some(address) = broker.tcp_addresses().first() {
+    if let Some(address) = broker.addresses(Transport::Tcp).first() {
         line("Try", &try_command(*address));
     }
     text

@@ -16,14 +16,16 @@ use std::time::{Instant, SystemTime};
 
 use quelea_router::{ShardId, SleepFlags, mesh};
 use quelea_shard::ShardParts;
+use quelea_shard::door::DoorKind;
 use quelea_shard::quic::{Quic, QuicKeys, QuicSettings, QuicTls};
 use quelea_udp_io::Doorbell;
 
 use crate::admin::{Admin, AdminError, Board, Node, Phase, Shown};
-use crate::certificate::{Certificate, CertificateError, CurrentCertificate, Source};
-use crate::config::{Config, ConfigError, Shards};
+use crate::certificate::{Certificate, CertificateError, CurrentCertificate};
+use crate::config::{Config, ConfigError, Shards, Transport};
+use crate::doors::{Reloaded, Secrets, check_files};
 use crate::driver::DriverParts;
-use crate::listeners::{Bound, ListenError, Service, SocketError, bind};
+use crate::listeners::{Bound, ListenError, ServedListener, Service, SocketError, bind};
 use crate::shard_thread::{ShardThreads, ThreadParts, cores_for, order_channel};
 use crate::sizing;
 use crate::state_dir::{StateDir, StateError, default_path};
@@ -40,8 +42,8 @@ pub struct RunningBroker {
     admin: Admin,
     shown: Arc<Shown>,
     quic: Vec<SocketAddr>,
-    tcp: Vec<SocketAddr>,
-    certificate: Option<Arc<CurrentCertificate>>,
+    streams: Vec<ServedListener>,
+    secrets: Secrets,
     state: StateDir,
     config: Config,
     shards: usize,
@@ -105,24 +107,30 @@ impl Broker {
         note_few_files(&config, limits::raise_open_files());
         let shards = shards_of(&config);
         let state = StateDir::open(&data_dir(&config)?).map_err(StartError::State)?;
-        let certificate = certificate_of(&config, &state)?;
+        let streams = config.placed_listeners();
+        let mut secrets = Secrets::load(&config, &streams, &state)?;
+        let kinds = secrets.door_kinds(&config, &streams, &state, shards)?;
         let keys = node_keys(&state)?;
-        let bound = bind(&config, shards, &sizing::ring_config(&config, shards), keys.quic.steering_key);
+        let bound =
+            bind(&config, &streams, shards, &sizing::ring_config(&config, shards), keys.quic.steering_key);
         let bound = bound.map_err(|error| match error {
             SocketError::Listen(error) => StartError::Listen(error),
             SocketError::Ring(error) => StartError::Io { what: "set up sockets", error },
         })?;
         let memory_ceiling_bytes = memory::ceiling(config.broker.memory_max);
         let board = Arc::new(Board::new(figures::descriptors(), shards, Instant::now()));
-        let node =
-            Node { started: SystemTime::now(), memory_ceiling_bytes, certificate: certificate.clone() };
+        let node = Node {
+            started: SystemTime::now(),
+            memory_ceiling_bytes,
+            certificates: secrets.certificates().into(),
+        };
         let shown = Arc::new(Shown { board: Arc::clone(&board), node });
         let admin = start_admin(&config, &shown)?;
-        let (quic, tcp) = (bound.quic.clone(), bound.tcp.clone());
-        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, board };
-        let threads = plan.start_threads(bound, certificate.as_ref())?;
+        let (quic, streams) = (bound.quic.clone(), bound.streams.clone());
+        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, kinds, board };
+        let threads = plan.start_threads(bound, secrets.own())?;
         shown.board.set_publisher(threads.publisher());
-        Ok(RunningBroker { threads, admin, shown, quic, tcp, certificate, state, config, shards })
+        Ok(RunningBroker { threads, admin, shown, quic, streams, secrets, state, config, shards })
     }
 
     /// Checks what `config` names outside of itself: certificate files. Serves nothing and writes nothing.
@@ -131,10 +139,7 @@ impl Broker {
     /// A broken rule, or a certificate that cannot be used.
     pub fn check(config: &Config) -> Result<(), StartError> {
         config.validate().map_err(StartError::Config)?;
-        if let Source::Files { certificate, key } = source_of(config) {
-            Certificate::from_files(&certificate, &key).map_err(StartError::Certificate)?;
-        }
-        Ok(())
+        check_files(config).map_err(StartError::Certificate)
     }
 }
 
@@ -145,10 +150,17 @@ impl RunningBroker {
         &self.quic
     }
 
-    /// Where MQTT over TCP is served, with real ports.
+    /// Where MQTT over byte streams is served, with real ports: the listeners of the sections first.
     #[must_use]
-    pub fn tcp_addresses(&self) -> &[SocketAddr] {
-        &self.tcp
+    pub fn listeners(&self) -> &[ServedListener] {
+        &self.streams
+    }
+
+    /// Where one transport is served, with real ports.
+    #[must_use]
+    pub fn addresses(&self, transport: Transport) -> Vec<SocketAddr> {
+        let streams = self.streams.iter().filter(|served| served.transport == transport);
+        streams.map(|served| served.address).collect()
     }
 
     /// Where `/metrics` and `/healthz` are served, with real ports.
@@ -163,13 +175,13 @@ impl RunningBroker {
         self.shards
     }
 
-    /// The certificate that QUIC clients see; `None` while QUIC is off.
+    /// The certificate of every listener without one of its own; `None` if there is no such.
     #[must_use]
     pub fn certificate(&self) -> Option<Arc<Certificate>> {
-        self.certificate.as_ref().map(|current| current.get())
+        self.secrets.own().map(|current| current.get())
     }
 
-    /// SHA-256 of the certificate that QUIC clients see, as `AB:CD:…`; `None` while QUIC is off.
+    /// SHA-256 of that certificate, as `AB:CD:…`.
     #[must_use]
     pub fn fingerprint(&self) -> Option<String> {
         self.certificate().map(|certificate| certificate.fingerprint())
@@ -187,13 +199,11 @@ impl RunningBroker {
         &self.config
     }
 
-    /// Loads the certificate anew, for handshakes from now on; `None` while QUIC is off.
-    ///
-    /// # Errors
-    /// The new one cannot be used; the old one stays.
-    pub fn reload(&self) -> Result<Option<Arc<Certificate>>, CertificateError> {
-        let Some(current) = &self.certificate else { return Ok(None) };
-        current.reload(&self.state, SystemTime::now()).map(Some)
+    /// Loads every listener's certificate and authorities anew, for handshakes from now on. Each by itself: what cannot be
+    /// used changes nothing.
+    #[must_use = "some may not have been usable"]
+    pub fn reload(&self) -> Reloaded {
+        self.secrets.reload(&self.state)
     }
 
     /// What `/metrics` shows, with counters of this moment.
@@ -216,7 +226,7 @@ impl RunningBroker {
 impl fmt::Debug for RunningBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("RunningBroker");
-        shown.field("shards", &self.shards).field("quic", &self.quic).field("tcp", &self.tcp);
+        shown.field("shards", &self.shards).field("quic", &self.quic).field("streams", &self.streams);
         shown.finish_non_exhaustive()
     }
 }
@@ -234,6 +244,7 @@ struct Plan<'a> {
     shards: usize,
     memory_ceiling_bytes: u64,
     keys: NodeKeys,
+    kinds: Vec<DoorKind>,
     board: Arc<Board>,
 }
 
@@ -275,6 +286,7 @@ impl Plan<'_> {
             let parts = ThreadParts {
                 settings: settings.clone(),
                 shard,
+                kinds: self.kinds.clone(),
                 driver,
                 sleep: sleep.clone(),
                 board: Arc::clone(&self.board),
@@ -307,24 +319,6 @@ fn data_dir(config: &Config) -> Result<PathBuf, StartError> {
     }
 }
 
-fn source_of(config: &Config) -> Source {
-    match (&config.tls.certificate, &config.tls.key) {
-        (Some(certificate), Some(key)) => {
-            Source::Files { certificate: certificate.clone(), key: key.clone() }
-        }
-        // One without the other breaks a rule of the configuration.
-        _ => Source::Development,
-    }
-}
-
-fn certificate_of(config: &Config, state: &StateDir) -> Result<Option<Arc<CurrentCertificate>>, StartError> {
-    if config.quic.listen.is_empty() {
-        return Ok(None);
-    }
-    let current = CurrentCertificate::load(source_of(config), state, SystemTime::now());
-    current.map(|current| Some(Arc::new(current))).map_err(StartError::Certificate)
-}
-
 fn quic_tls(certificate: Arc<CurrentCertificate>) -> Result<Arc<QuicTls>, StartError> {
     let config = tls::server_config(certificate).map_err(|error| StartError::Tls(error.to_string()))?;
     QuicTls::new(config).map_err(|error| StartError::Tls(error.to_string()))
@@ -347,7 +341,9 @@ fn random<const BYTES: usize>() -> Result<[u8; BYTES], StartError> {
 
 fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, StartError> {
     Admin::start(&config.admin.listen, Arc::clone(shown)).map_err(|error| match error {
-        AdminError::Bind(error) => StartError::Listen(ListenError { service: Service::Admin, error }),
+        AdminError::Bind(error) => {
+            StartError::Listen(ListenError { service: Service::Admin, key: "admin.listen".to_owned(), error })
+        }
         AdminError::Thread(error) => StartError::Io { what: "start the admin thread", error },
     })
 }
@@ -355,7 +351,7 @@ fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, StartError>
 /// Clients beyond the limit of open files would wait in the kernel without a word.
 fn note_few_files(config: &Config, files: Option<u64>) {
     let wanted = u64::from(config.broker.connections_max);
-    if let Some(files) = files.filter(|files| *files < wanted && !config.tcp.listen.is_empty()) {
+    if let Some(files) = files.filter(|files| *files < wanted && !config.placed_listeners().is_empty()) {
         tracing::debug!(
             open_files_max = files,
             connections_max = wanted,

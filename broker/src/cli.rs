@@ -13,7 +13,8 @@ use crate::config::{ConfigError, Loaded, Origin, Override, load};
     name = "quelea",
     version,
     long_about = "An MQTT broker whose first transport is QUIC.\n\n\
-        Without any option it serves MQTT over QUIC on 127.0.0.1:14567 and over TCP on 127.0.0.1:1883.",
+        Without any option it serves MQTT on 127.0.0.1: over QUIC on port 14567, TCP on 1883, TLS on 8883, \
+        WebSocket on 8083, and WebSocket in TLS on 8084.",
     after_help = EXAMPLES,
     max_term_width = 100
 )]
@@ -33,6 +34,18 @@ pub struct Arguments {
     /// Serves MQTT over TCP on this address ("" for none)
     #[arg(long, value_name = "ADDRESS", global = true)]
     pub tcp_listen: Option<String>,
+
+    /// Serves MQTT over TLS on this address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub tls_listen: Option<String>,
+
+    /// Serves MQTT over WebSocket on this address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub ws_listen: Option<String>,
+
+    /// Serves MQTT over WebSocket in TLS on this address ("" for none)
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    pub wss_listen: Option<String>,
 
     /// Serves /metrics and /healthz over HTTP on this address ("" for none)
     #[arg(long, value_name = "ADDRESS", global = true)]
@@ -89,7 +102,7 @@ Examples:
 
 Settings: defaults, then FILE, then QUELEA_SECTION__KEY, then options; the later wins.
 Exit codes: 0 done, 1 failed while running, 2 wrong usage or configuration.
-Signals: SIGTERM and SIGINT drain and end, SIGHUP loads the certificate anew.";
+Signals: SIGTERM and SIGINT drain and end, SIGHUP loads the certificates anew.";
 
 impl Arguments {
     /// Turns what was typed into what is to be done, with the environment's settings.
@@ -112,6 +125,9 @@ impl Arguments {
         let options = [
             ("--quic-listen", "quic", "listen", &self.quic_listen),
             ("--tcp-listen", "tcp", "listen", &self.tcp_listen),
+            ("--tls-listen", "tls", "listen", &self.tls_listen),
+            ("--ws-listen", "ws", "listen", &self.ws_listen),
+            ("--wss-listen", "wss", "listen", &self.wss_listen),
             ("--admin-listen", "admin", "listen", &self.admin_listen),
             ("--data-dir", "broker", "data_dir", &self.data_dir),
             ("--shards", "broker", "shards", &self.shards),

@@ -44,7 +44,8 @@ pub(crate) enum ShardOrder {
 pub(crate) struct RingDriver {
     ring: Ring,
     udp: Vec<(UdpId, IpAddr)>,
-    listeners: Vec<ListenerId>,
+    /// With what is spoken on each.
+    listeners: Vec<(ListenerId, DoorKindId)>,
     bells: Arc<[Doorbell]>,
     orders: Receiver<ShardOrder>,
     /// What the policy has answered, handed over before the next wait.
@@ -78,8 +79,10 @@ pub(crate) struct DriverParts {
 }
 
 impl RingDriver {
-    pub(crate) fn new(parts: DriverParts, now: Instant) -> Self {
+    /// `kinds` says what is spoken on the listeners, in their order.
+    pub(crate) fn new(parts: DriverParts, kinds: Vec<DoorKindId>, now: Instant) -> Self {
         let DriverParts { ring, udp, listeners, bells, orders } = parts;
+        let listeners = listeners.into_iter().zip(kinds).collect();
         let (answers, asked) = (Vec::new(), Asked::default());
         Self { ring, udp, listeners, bells, orders, answers, awake_by: now, asked }
     }
@@ -92,7 +95,7 @@ impl RingDriver {
         while let Ok(order) = self.orders.try_recv() {
             match order {
                 ShardOrder::Drain { deadline, done } => {
-                    for listener in self.listeners.drain(..) {
+                    for (listener, _) in self.listeners.drain(..) {
                         self.ring.remove_listener(listener);
                     }
                     self.asked.drained = Some(done);
@@ -127,7 +130,7 @@ impl Driver for RingDriver {
             shard.handle_completion(now, id, answer);
             wait = Duration::ZERO;
         }
-        let mut input = Input { shard, now: None, rung: false };
+        let mut input = Input { shard, listeners: &self.listeners, now: None, rung: false };
         self.ring.poll(Some(wait), &mut input).expect("waiting on our own epoll descriptor");
         if input.rung {
             self.take_orders(shard);
@@ -171,7 +174,7 @@ impl Driver for RingDriver {
 
     fn submit(&mut self, shard: &mut Shard) {
         self.ring.flush().expect("watching our own sockets");
-        self.ring.reap(&mut Input { shard, now: None, rung: false });
+        self.ring.reap(&mut Input { shard, listeners: &self.listeners, now: None, rung: false });
     }
 
     fn wake(&mut self, shards: ShardSet) {
@@ -182,6 +185,7 @@ impl Driver for RingDriver {
 /// Hands one batch of input to the shard. The clock is read once per batch, after the wait.
 struct Input<'a> {
     shard: &'a mut Shard,
+    listeners: &'a [(ListenerId, DoorKindId)],
     now: Option<Instant>,
     rung: bool,
 }
@@ -199,9 +203,11 @@ impl Sink for Input<'_> {
         self.shard.handle_datagram(now, from, BytesMut::from(datagram.bytes));
     }
 
-    fn opened(&mut self, door: DoorId, _listener: ListenerId, peer: SocketAddr, _local: SocketAddr) {
+    fn opened(&mut self, door: DoorId, listener: ListenerId, peer: SocketAddr, _local: SocketAddr) {
         let now = self.now();
-        self.shard.handle_door_opened(now, shard_door(door), peer, DoorKindId::PLAIN);
+        let known = self.listeners.iter().find(|(known, _)| *known == listener);
+        let (_, kind) = known.expect("nothing is accepted on a listener that was removed");
+        self.shard.handle_door_opened(now, shard_door(door), peer, *kind);
     }
 
     fn bytes(&mut self, door: DoorId, bytes: &[u8]) {

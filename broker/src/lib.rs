@@ -12,6 +12,7 @@ pub mod broker;
 pub mod certificate;
 pub mod cli;
 pub mod config;
+pub mod doors;
 mod driver;
 mod figures;
 pub mod limits;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   arguments ─► Errand ─► Check, PrintConfig ─► 0 or 2
-//!                    └───► Serve ─► banner ─► signals ─┬─ SIGHUP: reload the certificate
+//!                    └───► Serve ─► banner ─► signals ─┬─ SIGHUP: reload the certificates
 //!                                                      ├─ SIGTERM, SIGINT: drain ─► 0
 //!                                                      └─ a second one: stop now ─► 1
 //! ```
@@ -14,7 +14,7 @@ use std::thread;
 use clap::Parser;
 use quelea::broker::{Broker, RunningBroker, StartError};
 use quelea::cli::{Arguments, Errand};
-use quelea::config::{Config, Loaded};
+use quelea::config::{Config, Loaded, Transport};
 use quelea::{banner, logging};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -57,7 +57,15 @@ fn serve(config: Config) -> ExitCode {
     };
     // Nobody may be reading; serving does not depend on it.
     let _ = print(&banner::banner(&broker));
-    tracing::info!(quic = ?broker.quic_addresses(), tcp = ?broker.tcp_addresses(), "serving");
+    let addresses = |transport| broker.addresses(transport);
+    tracing::info!(
+        quic = ?broker.quic_addresses(),
+        tcp = ?addresses(Transport::Tcp),
+        tls = ?addresses(Transport::Tls),
+        ws = ?addresses(Transport::Ws),
+        wss = ?addresses(Transport::Wss),
+        "serving"
+    );
     obey(signals, broker)
 }
 
@@ -78,12 +86,15 @@ fn obey(mut signals: Signals, broker: RunningBroker) -> ExitCode {
 }
 
 fn reload(broker: &RunningBroker) {
-    match broker.reload() {
-        Ok(Some(certificate)) => {
-            tracing::info!(fingerprint = certificate.fingerprint(), "certificate loaded anew");
-        }
-        Ok(None) => tracing::info!("nothing to load anew: QUIC is off"),
-        Err(error) => tracing::error!(%error, "the certificate in use stays"),
+    let reloaded = broker.reload();
+    if reloaded.certificates.is_empty() && reloaded.refused.is_empty() {
+        tracing::info!("nothing to load anew: no listener has a certificate");
+    }
+    for certificate in reloaded.certificates {
+        tracing::info!(fingerprint = certificate.fingerprint(), "certificate loaded anew");
+    }
+    for error in reloaded.refused {
+        tracing::error!(%error, "what was in use before stays");
     }
 }
 

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use quelea_router::SleepFlags;
+use quelea_shard::door::DoorKind;
 use quelea_shard::turn::Turn;
 use quelea_shard::{Settings, Shard, ShardParts};
 use quelea_udp_io::Doorbell;
@@ -28,6 +29,8 @@ use crate::figures;
 pub(crate) struct ThreadParts {
     pub(crate) settings: Settings,
     pub(crate) shard: ShardParts,
+    /// What is spoken on each listener.
+    pub(crate) kinds: Vec<DoorKind>,
     pub(crate) driver: DriverParts,
     pub(crate) sleep: SleepFlags,
     pub(crate) board: Arc<Board>,
@@ -161,9 +164,11 @@ impl ShardThread {
         if let Some(core) = parts.core {
             pin(core);
         }
+        let mut shard = Shard::new(parts.settings, parts.shard);
+        let kinds = parts.kinds.into_iter().map(|kind| shard.add_door_kind(kind)).collect();
         Self {
-            shard: Shard::new(parts.settings, parts.shard),
-            driver: RingDriver::new(parts.driver, Instant::now()),
+            shard,
+            driver: RingDriver::new(parts.driver, kinds, Instant::now()),
             sleep: parts.sleep,
             board: parts.board,
             values: Vec::new(),

@@ -1,9 +1,11 @@
-//! The TLS configuration of QUIC listeners: one for all shards and for the life of the process.
+//! The TLS configurations of listeners, QUIC's and those on byte streams: each for all shards and for the life of the
+//! process. Certificates and authorities are exchanged inside them.
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::server::ServerSessionMemoryCache;
+use rustls::server::danger::ClientCertVerifier;
 
 use crate::certificate::{CurrentCertificate, provider};
 
@@ -17,6 +19,10 @@ const SESSIONS_MAX: usize = 16_384;
 /// Tickets sent after a handshake: a client that reconnects uses one and gets another.
 const TICKETS: usize = 1;
 
+/// Sessions of one listener on byte streams that can be resumed. Each listener has its own: a session that was made where
+/// nobody is asked for a certificate must not open the door where one is required.
+const STREAM_SESSIONS_MAX: usize = 4_096;
+
 /// TLS 1.3 with the certificate of the moment: what `certificate` is exchanged for is seen by the next handshake.
 ///
 /// # Errors
@@ -27,6 +33,29 @@ pub fn server_config(certificate: Arc<CurrentCertificate>) -> Result<ServerConfi
     let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    config.send_tls13_tickets = TICKETS;
+    Ok(config)
+}
+
+/// TLS 1.2 and 1.3 for byte streams; `protocol` is the name by which ALPN knows what is inside. A client that names none
+/// is taken at its word that it speaks MQTT; one that names others is refused (RFC 7301 §3.2).
+///
+/// # Errors
+/// The provider lacks a version.
+pub fn stream_config(
+    certificate: Arc<CurrentCertificate>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    protocol: &[u8],
+) -> Result<ServerConfig, rustls::Error> {
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
+    config.alpn_protocols = vec![protocol.to_vec()];
+    config.session_storage = ServerSessionMemoryCache::new(STREAM_SESSIONS_MAX);
     config.send_tls13_tickets = TICKETS;
     Ok(config)
 }

@@ -39,6 +39,9 @@ fn nothing_said_means_the_defaults_on_loopback() {
     assert_eq!(loaded.config, Config::default());
     assert_eq!(loaded.config.quic.listen, addresses(&["127.0.0.1:14567"]));
     assert_eq!(loaded.config.tcp.listen, addresses(&["127.0.0.1:1883"]));
+    assert_eq!(loaded.config.tls.listen, addresses(&["127.0.0.1:8883"]));
+    assert_eq!(loaded.config.ws.listen, addresses(&["127.0.0.1:8083"]));
+    assert_eq!(loaded.config.wss.listen, addresses(&["127.0.0.1:8084"]));
     assert_eq!(loaded.config.admin.listen, addresses(&["127.0.0.1:18083"]));
     assert_eq!(loaded.config.broker.memory_max, MemoryMax::Percent(70));
     assert!(loaded.origins.is_empty());
@@ -85,7 +88,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "\n\n[mqt]\n",
-            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `admin`, `tls`, `mqtt`, `log`",
+            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `mqtt`, `log`",
         ),
         (
             "[mqtt]\npacket_max = 12",
@@ -166,8 +169,8 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: tls.key: needs tls.certificate, the certificate of this private key",
         ),
         (
-            "[tcp]\nlisten = []\n[quic]\nlisten = []",
-            "FILE:2: tcp.listen: quic.listen and tcp.listen are both empty: no client could connect",
+            "tcp = { listen = [] }\ntls = { listen = [] }\nws = { listen = [] }\nwss = { listen = [] }\nquic = { listen = [] }",
+            "FILE:1: tcp.listen: no address to listen on, here or elsewhere: no client could connect",
         ),
         ("[tcp]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"", "FILE:3: duplicate key"),
         ("[tcp\n", "FILE:1: unclosed table, expected `]`"),
@@ -185,6 +188,9 @@ fn beyond_loopback_only_with_allow_anonymous_in_so_many_words() {
         ("tcp", "0.0.0.0:1883"),
         ("tcp", "[::]:1883"),
         ("quic", "192.0.2.1:14567"),
+        ("tls", "0.0.0.0:8883"),
+        ("ws", "[::]:8083"),
+        ("wss", "192.0.2.1:8084"),
         ("admin", "[2001:db8::1]:18083"),
         ("tcp", "[::ffff:192.0.2.1]:1883"),
     ] {
@@ -267,7 +273,7 @@ fn refusals_of_the_environment_name_the_variable() {
         (
             "QUELEA_LOGS__LEVEL",
             "info",
-            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `admin`, `tls`, `mqtt`, `log`",
+            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `mqtt`, `log`",
         ),
     ];
     for (name, value, expected) in cases {
@@ -310,4 +316,114 @@ fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
     assert!(printed.contains("# certificate is unset"), "{printed}");
     let read_back = file(&printed);
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
+}
+
+const LISTENERS: &str = r#"
+[ws]
+path = "/socket"
+[[listeners]]
+type = "wss"
+listen = "0.0.0.0:443"
+allow_anonymous = true
+connections_max = 1000
+certificate = "chain.pem"
+key = "key.pem"
+origins = ["https://example.org"]
+[[listeners]]
+type = "tls"
+listen = "[::]:8885"
+client_certificates = "required"
+client_ca = "clients.pem"
+proxy_protocol = "required"
+proxy_trusted = ["10.0.0.0/8", "2001:db8::1"]
+"#;
+
+#[test]
+fn listeners_of_every_kind_stand_beside_those_of_the_sections() {
+    let given = file(LISTENERS);
+    let loaded = load(Some(given.path()), [], vec![]).unwrap();
+    let all = loaded.config.placed_listeners();
+    let places = all.iter().map(|placed| {
+        let listener = &placed.listener;
+        format!("{} {} {}", placed.key, listener.transport.name(), listener.listen)
+    });
+    assert_eq!(
+        places.collect::<Vec<_>>(),
+        [
+            "tcp.listen tcp 127.0.0.1:1883",
+            "tls.listen tls 127.0.0.1:8883",
+            "ws.listen ws 127.0.0.1:8083",
+            "wss.listen wss 127.0.0.1:8084",
+            "listeners[0].listen wss 0.0.0.0:443",
+            "listeners[1].listen tls [::]:8885",
+        ]
+    );
+    assert_eq!((all[2].listener.path(), all[3].listener.path()), ("/socket", "/mqtt"));
+    assert_eq!(all[4].listener.connections_max, Some(1_000));
+    assert_eq!(all[5].listener.proxy_trusted.len(), 2);
+    let read_back = file(&loaded.to_toml());
+    assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
+}
+
+#[test]
+fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
+    let head = "[[listeners]]\ntype = \"tcp\"\nlisten = \"127.0.0.1:1\"\n[[listeners]]\n";
+    let cases = [
+        ("type = \"tcp\"", "FILE:4: listeners[1]: missing key `listen`"),
+        (
+            "type = \"udp\"\nlisten = \"127.0.0.1:2\"",
+            "FILE:5: listeners[1].type: unknown variant `udp`, expected one of `tcp`, `tls`, `ws`, `wss`",
+        ),
+        (
+            "type = \"tcp\"\nlisten = \"2\"",
+            "FILE:6: listeners[1].listen: invalid value: string \"2\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"",
+        ),
+        (
+            "type = \"tcp\"\nlisten = \"0.0.0.0:2\"",
+            "FILE:6: listeners[1].listen: 0.0.0.0:2 can be reached from other machines, and clients are not asked who they are; if that is meant, set listeners[1].allow_anonymous = true, else listen on 127.0.0.1",
+        ),
+        (
+            "type = \"ws\"\nlisten = \"127.0.0.1:2\"\nkey = \"a\"",
+            "FILE:7: listeners[1].key: has a meaning where TLS is spoken: type tls or wss",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nkey = \"a\"",
+            "FILE:7: listeners[1].key: needs listeners[1].certificate, the certificate of this private key",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nclient_certificates = \"required\"",
+            "FILE:7: listeners[1].client_certificates: needs client_ca, the file of the authorities that vouch for clients",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nclient_ca = \"a\"",
+            "FILE:7: listeners[1].client_ca: needs client_certificates = \"optional\" or \"required\": nobody is asked for one",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\npath = \"/\"",
+            "FILE:7: listeners[1].path: has a meaning where WebSocket is spoken: type ws or wss",
+        ),
+        (
+            "type = \"ws\"\nlisten = \"127.0.0.1:2\"\npath = \"mqtt\"",
+            "FILE:7: listeners[1].path: \"mqtt\" is not a path such as \"/mqtt\"",
+        ),
+        (
+            "type = \"ws\"\nlisten = \"127.0.0.1:2\"\norigins = [\"example.org\"]",
+            "FILE:7: listeners[1].origins: \"example.org\" is not a site such as \"https://example.org\", or \"*\"",
+        ),
+        (
+            "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nproxy_trusted = [\"10.0.0.0/8\"]",
+            "FILE:7: listeners[1].proxy_trusted: needs proxy_protocol = \"required\": nobody is asked for a header",
+        ),
+        (
+            "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nproxy_trusted = [\"10.0.0.0/33\"]",
+            "FILE:7: listeners[1].proxy_trusted: invalid value: string \"10.0.0.0/33\", expected an address or a range of them such as \"10.0.0.0/8\"",
+        ),
+        (
+            "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nconnections_max = 0",
+            "FILE:7: listeners[1].connections_max: 0 is out of range, expected 1 to 16000000",
+        ),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(refusal_of_file(&format!("{head}{text}")), expected, "for {text}");
+    }
 }

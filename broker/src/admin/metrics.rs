@@ -20,8 +20,8 @@ pub struct Node {
     pub started: SystemTime,
     /// Ceiling of the memory that peers can cause, in bytes.
     pub memory_ceiling_bytes: u64,
-    /// The certificate in use; `None` while QUIC is off.
-    pub certificate: Option<Arc<CurrentCertificate>>,
+    /// The certificates in use.
+    pub certificates: Vec<Arc<CurrentCertificate>>,
 }
 
 /// Media type of what [`encode`] writes.
@@ -60,12 +60,12 @@ impl Columns {
         if let Some(bytes) = resident_bytes() {
             gauge(encoder, "memory_resident_bytes", "Memory of the process that is in RAM", bytes)?;
         }
-        if let Some(certificate) = &node.certificate {
-            let not_after = unix_seconds(certificate.get().not_after());
+        if let Some(first_end) = node.certificates.iter().map(|current| current.get().not_after()).min() {
+            let not_after = unix_seconds(first_end);
             gauge(
                 encoder,
                 "certificate_not_after_seconds",
-                "End of the certificate, in Unix time",
+                "End of the certificate that ends first, in Unix time",
                 not_after,
             )?;
         }

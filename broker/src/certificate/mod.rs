@@ -1,4 +1,4 @@
-//! The certificate that QUIC clients see: loaded from files, or made for development, and exchanged while running.
+//! The certificates that clients see: loaded from files, or made for development, and exchanged while running.
 //!
 //! ```text
 //!   tls.certificate, tls.key ──load──►┐
@@ -9,6 +9,7 @@
 //!
 //! A handshake reads the current certificate through [`ArcSwap`], without a lock; connections that exist keep theirs.
 
+mod authority;
 mod development;
 mod validity;
 
@@ -26,6 +27,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::state_dir::StateDir;
 
+pub use authority::CurrentAuthorities;
 pub use development::PUBLIC_FILE as DEVELOPMENT_PUBLIC_FILE;
 
 /// Where a certificate comes from.
@@ -164,6 +166,12 @@ impl CurrentCertificate {
         let new = Arc::new(new);
         self.current.store(Arc::clone(&new));
         Ok(new)
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The certificate in use.

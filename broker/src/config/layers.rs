@@ -101,13 +101,20 @@ impl Layers {
         let config = Config::deserialize(self.table).expect("every layer was read by itself");
         let origins = self.origins;
         let problem = |broken: rules::Broken| Problem {
-            origin: origins.get(&broken.key).cloned().unwrap_or(Origin::Program),
+            origin: origin_of(&origins, &broken.key),
             key: Some(broken.key),
             what: broken.what,
         };
         let problems: Vec<_> = rules::broken(&config).into_iter().map(problem).collect();
         if problems.is_empty() { Ok(Loaded { config, origins }) } else { Err(ConfigError { problems }) }
     }
+}
+
+/// Who said a key; for one that nobody said, who said the listener that it is missing in.
+fn origin_of(origins: &BTreeMap<String, Origin>, key: &str) -> Origin {
+    let table =
+        || key.rsplit_once('.').and_then(|(table, _)| origins.get(table)).filter(|_| key.contains('['));
+    origins.get(key).or_else(table).cloned().unwrap_or(Origin::Program)
 }
 
 fn read_file(path: &Path) -> Result<String, Problem> {
@@ -191,13 +198,27 @@ fn keys_of(text: &str) -> Vec<Key> {
     for (section, held) in table.get_ref() {
         let whole = section.span().start..held.span().end.max(section.span().end);
         keys.push(Key { name: section.get_ref().to_string(), span: whole });
-        let Some(held) = held.get_ref().as_table() else { continue };
-        for (key, value) in held {
-            let name = format!("{}.{}", section.get_ref(), key.get_ref());
-            keys.push(Key { name, span: key.span().start..value.span().end });
+        if let Some(table) = held.get_ref().as_table() {
+            push_keys(&mut keys, section.get_ref(), table);
+        }
+        for (index, item) in held.get_ref().as_array().into_iter().flat_map(|array| array.iter()).enumerate()
+        {
+            let Some(table) = item.get_ref().as_table() else { continue };
+            let name = format!("{}[{index}]", section.get_ref());
+            let last = table.iter().map(|(_, value)| value.span().end).max();
+            let end = last.unwrap_or(0).max(item.span().end);
+            keys.push(Key { name: name.clone(), span: item.span().start..end });
+            push_keys(&mut keys, &name, table);
         }
     }
     keys
+}
+
+fn push_keys(keys: &mut Vec<Key>, section: &str, held: &DeTable<'_>) {
+    for (key, value) in held {
+        let name = format!("{section}.{}", key.get_ref());
+        keys.push(Key { name, span: key.span().start..value.span().end });
+    }
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
@@ -210,7 +231,8 @@ fn sentence(message: &str) -> String {
     if let Some((found, _)) = line.split_once("expected struct ") {
         return format!("{found}expected a section");
     }
-    line.replace("unknown field", "unknown key").replace("duplicate field", "duplicate key")
+    let line = line.replace("unknown field", "unknown key").replace("duplicate field", "duplicate key");
+    line.replace("missing field", "missing key")
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@
 //! A key exists only where an operator must decide. What has one right answer is a constant in the code.
 
 mod layers;
+mod listener;
 mod print;
 mod problem;
 mod rules;
@@ -29,6 +30,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{Loaded, Override, load};
+pub use listener::{ClientCertificates, Listener, Placed, ProxyProtocol, Transport};
 pub use problem::{ConfigError, Origin, Problem};
 pub use units::{ByteSize, MemoryMax, Shards};
 
@@ -42,10 +44,16 @@ pub struct Config {
     pub quic: QuicSection,
     /// MQTT over TCP.
     pub tcp: TcpSection,
+    /// MQTT over TLS, and the certificate of every listener that has none of its own.
+    pub tls: TlsSection,
+    /// MQTT over WebSocket.
+    pub ws: WsSection,
+    /// MQTT over WebSocket in TLS.
+    pub wss: WssSection,
+    /// More listeners, each with what is its own.
+    pub listeners: Vec<Listener>,
     /// The operator's HTTP door: metrics and health.
     pub admin: AdminSection,
-    /// The certificate that QUIC clients see.
-    pub tls: TlsSection,
     /// Limits of the protocol: packets, queues, sessions.
     pub mqtt: MqttSection,
     /// Where and how the log is written.
@@ -101,6 +109,38 @@ pub struct TcpSection {
     pub allow_anonymous: bool,
 }
 
+/// `[ws]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WsSection {
+    /// TCP addresses on which WebSockets are opened; none turns it off.
+    #[serde(with = "units::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// Needed to listen beyond loopback: clients are not asked who they are.
+    pub allow_anonymous: bool,
+    /// The path of the request that opens one.
+    pub path: String,
+    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: all on loopback, none beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Vec<String>>,
+}
+
+/// `[wss]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WssSection {
+    /// TCP addresses on which WebSockets in TLS are opened; none turns it off.
+    #[serde(with = "units::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// Needed to listen beyond loopback: clients are not asked who they are.
+    pub allow_anonymous: bool,
+    /// The path of the request that opens one.
+    pub path: String,
+    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: all on loopback, none beyond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Vec<String>>,
+}
+
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -113,9 +153,14 @@ pub struct AdminSection {
 }
 
 /// `[tls]`
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSection {
+    /// TCP addresses on which TLS is spoken; none turns it off.
+    #[serde(with = "units::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// Needed to listen beyond loopback: clients are not asked who they are.
+    pub allow_anonymous: bool,
     /// PEM chain, leaf first. `None`: a development certificate is made and renewed in the data directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
@@ -253,6 +298,26 @@ impl Default for QuicSection {
 impl Default for TcpSection {
     fn default() -> Self {
         Self { listen: vec![loopback(1883)], allow_anonymous: false }
+    }
+}
+
+impl Default for TlsSection {
+    fn default() -> Self {
+        Self { listen: vec![loopback(8883)], allow_anonymous: false, certificate: None, key: None }
+    }
+}
+
+impl Default for WsSection {
+    fn default() -> Self {
+        let path = listener::PATH.to_owned();
+        Self { listen: vec![loopback(8083)], allow_anonymous: false, path, origins: None }
+    }
+}
+
+impl Default for WssSection {
+    fn default() -> Self {
+        let path = listener::PATH.to_owned();
+        Self { listen: vec![loopback(8084)], allow_anonymous: false, path, origins: None }
     }
 }
 

@@ -2,14 +2,16 @@
 
 use std::fmt::Write as _;
 
-use toml::Table;
+use toml::{Table, Value};
 
 use super::Loaded;
 
 /// Keys without a default: printed as a comment while unset, so that the printed file shows every key.
-const UNSET: [(&str, &str, &str); 2] = [
+const UNSET: [(&str, &str, &str); 4] = [
     ("tls", "certificate", "unset: a development certificate is made in the data directory"),
     ("tls", "key", "unset"),
+    ("ws", "origins", "unset: pages of every site may connect on loopback, none beyond"),
+    ("wss", "origins", "unset: pages of every site may connect on loopback, none beyond"),
 ];
 
 impl Loaded {
@@ -20,29 +22,37 @@ impl Loaded {
             Table::try_from(&self.config).expect("a configuration consists of tables of plain values");
         let mut out = format!("# Effective configuration of quelea {}.\n", env!("CARGO_PKG_VERSION"));
         for (section, held) in &table {
-            let _ = writeln!(out, "\n[{section}]");
-            for (key, value) in held.as_table().into_iter().flatten() {
-                let _ = match self.origins.get(&format!("{section}.{key}")) {
-                    // A path may hold a line break; a comment may not.
-                    Some(origin) => writeln!(
-                        out,
-                        "{key} = {value}  # {}",
-                        origin.to_string().replace(char::is_control, " ")
-                    ),
-                    None => writeln!(out, "{key} = {value}"),
-                };
-            }
-            for (_, key, comment) in unset(section, held) {
-                let _ = writeln!(out, "# {key} is {comment}");
+            match held {
+                Value::Table(held) => {
+                    let _ = writeln!(out, "\n[{section}]");
+                    self.print_keys(&mut out, section, held);
+                }
+                Value::Array(items) => {
+                    for (index, item) in items.iter().filter_map(Value::as_table).enumerate() {
+                        let _ = writeln!(out, "\n[[{section}]]");
+                        self.print_keys(&mut out, &format!("{section}[{index}]"), item);
+                    }
+                }
+                _ => unreachable!("a configuration consists of sections"),
             }
         }
         out
     }
-}
 
-fn unset<'a>(
-    section: &'a str,
-    held: &'a toml::Value,
-) -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> + 'a {
-    UNSET.iter().filter(move |(of, key, _)| *of == section && held.get(key).is_none())
+    fn print_keys(&self, out: &mut String, section: &str, held: &Table) {
+        for (key, value) in held {
+            let _ = match self.origins.get(&format!("{section}.{key}")) {
+                // A path may hold a line break; a comment may not.
+                Some(origin) => {
+                    writeln!(out, "{key} = {value}  # {}", origin.to_string().replace(char::is_control, " "))
+                }
+                None => writeln!(out, "{key} = {value}"),
+            };
+        }
+        for (_, key, comment) in
+            UNSET.iter().filter(|(of, key, _)| *of == section && !held.contains_key(*key))
+        {
+            let _ = writeln!(out, "# {key} is {comment}");
+        }
+    }
 }

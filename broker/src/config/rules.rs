@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{ByteSize, Config, MemoryMax};
+use super::{ByteSize, ClientCertificates, Config, Listener, MemoryMax, ProxyProtocol};
 
 /// A broken rule: the key under which the operator finds it, and the sentence.
 pub(super) struct Broken {
@@ -18,6 +18,7 @@ pub(super) fn broken(config: &Config) -> Vec<Broken> {
     let mut rules = Rules { broken: Vec::new() };
     rules.node(config);
     rules.transports(config);
+    rules.listeners(config);
     rules.protocol(config);
     rules.broken
 }
@@ -33,24 +34,98 @@ impl Rules {
         }
         self.number("broker.connections_max", config.broker.connections_max, 1..=16_000_000);
         self.duration("broker.drain_timeout", config.broker.drain_timeout, Duration::ZERO..=HOUR);
-        let tls = &config.tls;
-        if tls.certificate.is_some() && tls.key.is_none() {
-            self.refuse("tls.certificate", "needs tls.key, the private key of this certificate");
-        }
-        if tls.key.is_some() && tls.certificate.is_none() {
-            self.refuse("tls.key", "needs tls.certificate, the certificate of this private key");
-        }
+        self.pair("tls", config.tls.certificate.is_some(), config.tls.key.is_some());
     }
 
     fn transports(&mut self, config: &Config) {
         self.reach("quic", &config.quic.listen, config.quic.allow_anonymous);
-        self.reach("tcp", &config.tcp.listen, config.tcp.allow_anonymous);
         self.reach("admin", &config.admin.listen, config.admin.allow_anonymous);
         self.overlap(&config.quic.listen);
         self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
         self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
-        if config.quic.listen.is_empty() && config.tcp.listen.is_empty() {
-            self.refuse("tcp.listen", "quic.listen and tcp.listen are both empty: no client could connect");
+        if config.quic.listen.is_empty() && config.placed_listeners().is_empty() {
+            self.refuse("tcp.listen", "no address to listen on, here or elsewhere: no client could connect");
+        }
+    }
+
+    fn listeners(&mut self, config: &Config) {
+        for placed in config.placed_listeners() {
+            let section = placed.key.strip_suffix(".listen").unwrap_or(&placed.key).to_owned();
+            let listener = &placed.listener;
+            // Whoever must show a certificate is asked who they are.
+            let is_open = listener.client_certificates != ClientCertificates::Required;
+            self.reach(&section, &[listener.listen], listener.allow_anonymous || !is_open);
+            if let Some(count) = listener.connections_max {
+                self.number(&format!("{section}.connections_max"), count, 1..=16_000_000);
+            }
+            self.tls_keys(&section, listener);
+            self.websocket_keys(&section, listener);
+            if !listener.proxy_trusted.is_empty() && listener.proxy_protocol == ProxyProtocol::Off {
+                let what = "needs proxy_protocol = \"required\": nobody is asked for a header";
+                self.refuse(&format!("{section}.proxy_trusted"), what);
+            }
+        }
+    }
+
+    fn tls_keys(&mut self, section: &str, listener: &Listener) {
+        let has_ca = listener.client_ca.is_some();
+        let asks = listener.client_certificates != ClientCertificates::Off;
+        if !listener.transport.has_tls() {
+            let given = [
+                ("certificate", listener.certificate.is_some()),
+                ("key", listener.key.is_some()),
+                ("client_certificates", asks),
+                ("client_ca", has_ca),
+            ];
+            for (key, _) in given.iter().filter(|(_, given)| *given) {
+                self.refuse(
+                    &format!("{section}.{key}"),
+                    "has a meaning where TLS is spoken: type tls or wss",
+                );
+            }
+            return;
+        }
+        self.pair(section, listener.certificate.is_some(), listener.key.is_some());
+        if asks && !has_ca {
+            let what = "needs client_ca, the file of the authorities that vouch for clients";
+            self.refuse(&format!("{section}.client_certificates"), what);
+        }
+        if has_ca && !asks {
+            let what = "needs client_certificates = \"optional\" or \"required\": nobody is asked for one";
+            self.refuse(&format!("{section}.client_ca"), what);
+        }
+    }
+
+    fn websocket_keys(&mut self, section: &str, listener: &Listener) {
+        if !listener.transport.has_websocket() {
+            let given = [("path", listener.path.is_some()), ("origins", listener.origins.is_some())];
+            for (key, _) in given.iter().filter(|(_, given)| *given) {
+                let what = "has a meaning where WebSocket is spoken: type ws or wss";
+                self.refuse(&format!("{section}.{key}"), what);
+            }
+            return;
+        }
+        let path = listener.path();
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'?' && byte != b'#';
+        if !path.starts_with('/') || path.len() > 1_024 || !path.bytes().all(is_plain) {
+            let what = format!("{path:?} is not a path such as \"/mqtt\"");
+            self.refuse(&format!("{section}.path"), &what);
+        }
+        for origin in listener.origins.iter().flatten().filter(|origin| !is_origin(origin)) {
+            let what = format!("{origin:?} is not a site such as \"https://example.org\", or \"*\"");
+            self.refuse(&format!("{section}.origins"), &what);
+        }
+    }
+
+    /// A certificate and its key come together.
+    fn pair(&mut self, section: &str, certificate: bool, key: bool) {
+        if certificate && !key {
+            let what = format!("needs {section}.key, the private key of this certificate");
+            self.refuse(&format!("{section}.certificate"), &what);
+        }
+        if key && !certificate {
+            let what = format!("needs {section}.certificate, the certificate of this private key");
+            self.refuse(&format!("{section}.key"), &what);
         }
     }
 
@@ -133,6 +208,15 @@ impl Rules {
     fn refuse(&mut self, key: &str, what: &str) {
         self.broken.push(Broken { key: key.to_owned(), what: what.to_owned() });
     }
+}
+
+/// `https://example.org:8443`, without a path; `null` is nobody's, and `*` everybody's.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    let is_host = |host: &str| {
+        !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/?#*@,".contains(&byte))
+    };
+    text == "*" || host.is_some_and(is_host)
 }
 
 /// An IPv4 address inside an IPv6 one counts as what it stands for.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quelea_shard::door::IpRange;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -36,6 +37,8 @@ const SIZE: &str = "a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, Gi
 const DURATION: &str = "a duration such as \"10s\" (units: ms, s, m, h, d)";
 const LISTEN: &str =
     "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none";
+const ADDRESS: &str = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"";
+const RANGE: &str = "an address or a range of them such as \"10.0.0.0/8\"";
 const SHARDS: &str = "\"auto\" or a number from 1 to 128";
 const MEMORY: &str = "a share such as \"70%\" (1% to 95%) or a size such as \"2GiB\"";
 const COUNT: &str = "a whole number from 0 to 4294967295";
@@ -230,6 +233,53 @@ pub(super) mod listen {
     }
 }
 
+/// One address.
+pub(super) mod address {
+    use super::*;
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SocketAddr, D::Error> {
+        deserializer.deserialize_str(Text { expected: ADDRESS, parse: |text: &str| text.trim().parse().ok() })
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &SocketAddr,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+}
+
+/// Ranges of addresses.
+pub(super) mod ranges {
+    use super::*;
+
+    /// One of a list; read by itself so that an error has the line of its own item.
+    struct Item(IpRange);
+
+    impl<'de> Deserialize<'de> for Item {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let parse = |text: &str| text.trim().parse().ok().map(Self);
+            deserializer.deserialize_str(Text { expected: RANGE, parse })
+        }
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<IpRange>, D::Error> {
+        let items = Vec::<Item>::deserialize(deserializer)?;
+        Ok(items.into_iter().map(|Item(range)| range).collect())
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(
+        value: &[IpRange],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(value.iter().map(ToString::to_string))
+    }
+}
+
 struct ListenVisitor;
 
 /// One address of a list; read by itself so that an error has the line of its own item.
@@ -270,6 +320,11 @@ impl<'de> Visitor<'de> for ListenVisitor {
 /// A count whose range is checked later, with the range in the sentence.
 pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     deserializer.deserialize_i64(CountVisitor)
+}
+
+/// A count that need not be given.
+pub(super) fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    count(deserializer).map(Some)
 }
 
 struct CountVisitor;

@@ -6,12 +6,13 @@ mod client;
 mod process;
 mod quic;
 mod tcp;
+mod tls;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use quelea::broker::{Broker, RunningBroker};
-use quelea::config::{Config, Shards};
+use quelea::config::{Config, Shards, Transport};
 use tempfile::TempDir;
 
 use client::TcpClient;
@@ -32,6 +33,9 @@ fn config(directory: &TempDir) -> Config {
     config.broker.shards = Shards::Count(2);
     config.quic.listen = vec![any_port()];
     config.tcp.listen = vec![any_port()];
+    config.tls.listen = vec![any_port()];
+    config.ws.listen = vec![any_port()];
+    config.wss.listen = vec![any_port()];
     config.admin.listen = Vec::new();
     config
 }
@@ -53,7 +57,7 @@ fn serve_with(change: impl FnOnce(&mut Config)) -> Served {
 
 impl Served {
     fn tcp(&self) -> SocketAddr {
-        self.broker.tcp_addresses()[0]
+        self.broker.addresses(Transport::Tcp)[0]
     }
 
     fn client(&self, name: &str) -> TcpClient {

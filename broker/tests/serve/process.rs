@@ -30,7 +30,13 @@ fn quelea(directory: &Path, arguments: &[&str]) -> Process {
     Process { child, out, log }
 }
 
-const ANY_PORTS: [&str; 8] = [
+const ANY_PORTS: [&str; 14] = [
+    "--tls-listen",
+    "127.0.0.1:0",
+    "--ws-listen",
+    "127.0.0.1:0",
+    "--wss-listen",
+    "127.0.0.1:0",
     "--tcp-listen",
     "127.0.0.1:0",
     "--quic-listen",
@@ -40,6 +46,9 @@ const ANY_PORTS: [&str; 8] = [
     "--shards",
     "2",
 ];
+
+const NO_OTHER: [&str; 10] =
+    ["--quic-listen", "", "--tls-listen", "", "--ws-listen", "", "--wss-listen", "", "--admin-listen", ""];
 
 /// Lines as they come; the channel closes with the pipe.
 fn lines(pipe: impl std::io::Read + Send + 'static) -> Receiver<String> {
@@ -111,6 +120,11 @@ fn the_banner_names_addresses_certificate_and_a_command() {
     let quic = process.address("MQTT over QUIC");
     let tcp = process.address("MQTT over TCP");
     assert!(quic.port() != 0 && tcp.port() != 0);
+    assert_ne!(process.address("MQTT over TLS").port(), 0);
+    for scheme in ["ws", "wss"] {
+        let line = line_with(&process.out, &format!("{scheme}://127.0.0.1:"));
+        assert!(line.ends_with("/mqtt"), "{line}");
+    }
     line_with(&process.out, "/metrics");
     let directory_line = line_with(&process.out, "Data directory");
     assert!(directory_line.ends_with(directory.path().to_str().unwrap()), "{directory_line}");
@@ -162,7 +176,7 @@ fn a_second_broker_on_the_port_exits_with_1_and_names_the_flag() {
     let (directory, other) = (directory(), directory());
     let first = quelea(directory.path(), &ANY_PORTS);
     let taken = first.address("MQTT over TCP").to_string();
-    let second = quelea(other.path(), &["--tcp-listen", &taken, "--quic-listen", "", "--admin-listen", ""]);
+    let second = quelea(other.path(), &[&["--tcp-listen", &taken][..], &NO_OTHER].concat());
     let pid = first.child.id();
     let (status, log) = second.end();
     assert_eq!(status.code(), Some(1), "{log:?}");
