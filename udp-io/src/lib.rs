@@ -24,11 +24,13 @@
 compile_error!("quelea-udp-io speaks to the Linux kernel only");
 
 mod address;
+mod choice;
 mod config;
 mod control;
 mod counters;
 mod doorbell;
 mod doors;
+mod either;
 mod filter;
 mod group;
 mod owner;
@@ -38,11 +40,13 @@ mod sink;
 mod steer;
 mod sys;
 mod transmit;
+mod uring;
 
+pub use choice::{Backend, Choice};
 pub use config::RingConfig;
 pub use counters::Counters;
 pub use doorbell::Doorbell;
+pub use either::Ring;
 pub use group::{BindError, SocketBuffers, bind_tcp_group, bind_udp_group};
-pub use ring::Ring;
 pub use sink::{Close, Closed, Datagram, DoorId, ListenerId, Outgoing, Sink, UdpId, WriteBatch};
 pub use steer::{DATAGRAM_BYTES_MIN, Steering};
