@@ -18,6 +18,7 @@ pub(super) fn broken(config: &Config) -> Vec<Broken> {
     let mut rules = Rules { broken: Vec::new() };
     rules.node(config);
     rules.transports(config);
+    rules.io(config);
     rules.protocol(config);
     rules.broken
 }
@@ -52,6 +53,20 @@ impl Rules {
         if config.quic.listen.is_empty() && config.tcp.listen.is_empty() {
             self.refuse("tcp.listen", "quic.listen and tcp.listen are both empty: no client could connect");
         }
+    }
+
+    fn io(&mut self, config: &Config) {
+        let io = &config.io;
+        let counts = [("io.datagram_buffers", io.datagram_buffers), ("io.stream_buffers", io.stream_buffers)];
+        for (key, count) in counts {
+            if !count.is_power_of_two() || count > 32_768 {
+                self.refuse(
+                    key,
+                    &format!("{count} is not possible, expected a power of two from 1 to 32768"),
+                );
+            }
+        }
+        self.size("io.stream_buffer_size", io.stream_buffer_size, 256..=32 * KIB);
     }
 
     fn protocol(&mut self, config: &Config) {

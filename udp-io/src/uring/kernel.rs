@@ -497,7 +497,17 @@ pub(super) fn accepted(completion: &Completion) -> Option<OwnedFd> {
     is_one.then(|| unsafe { OwnedFd::from_raw_fd(completion.result) })
 }
 
+/// Makes a ring on a thread that ends at once. The kernel interrupts the thread that made a ring when the ring goes, and
+/// system calls with a timeout then fail with `EINTR`: that must not befall a thread of whoever embeds us.
 fn build() -> io::Result<(IoUring, Mode)> {
+    std::thread::scope(|scope| {
+        let maker =
+            std::thread::Builder::new().name("ring-maker".to_owned()).spawn_scoped(scope, build_here)?;
+        maker.join().expect("making a ring does not panic")
+    })
+}
+
+fn build_here() -> io::Result<(IoUring, Mode)> {
     let mut deferred = IoUring::builder();
     deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     deferred.setup_r_disabled().setup_submit_all().setup_cqsize(COMPLETIONS);

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use libc::{
     BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
@@ -94,4 +95,17 @@ fn auto_takes_io_uring_where_the_kernel_allows_it() {
     let choice = Choice::of(Backend::Auto).unwrap();
     assert_eq!(Ring::new(&RingConfig::default()).unwrap().backend(), choice.backend);
     assert_eq!(choice.backend == Backend::IoUring, Choice::of(Backend::IoUring).is_ok(), "{}", choice.why);
+}
+
+/// The kernel interrupts the thread that made an io_uring when that goes. A system call with a timeout would then fail
+/// on a thread of the program's that asked for nothing but a probe.
+#[test]
+fn whoever_asks_for_a_ring_is_not_interrupted_when_it_goes() {
+    let waits = UdpSocket::bind("127.0.0.1:0").unwrap();
+    waits.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    for _ in 0..4 {
+        Choice::of(Backend::Auto).unwrap();
+        drop(Ring::new(&RingConfig::default()).unwrap());
+        assert_eq!(waits.recv(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
 }
