@@ -565,3 +565,72 @@ const DATAGRAM_GROUP: u16 = 0;
 const STREAM_GROUP: u16 = 1;
 /// `IORING_ENTER_GETEVENTS` of `include/uapi/linux/io_uring.h`.
 const ENTER_GETEVENTS: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsFd;
+
+    use bytes::Bytes;
+    use smallvec::smallvec;
+
+    use super::*;
+    use crate::sink::DoorId;
+
+    /// A kernel with one request of every kind standing; `None` where io_uring is forbidden, which is said.
+    fn busy() -> Option<(Kernel, Vec<OwnedFd>)> {
+        let (mut kernel, _) = match Kernel::new(4) {
+            Ok(made) => made,
+            Err(error) => {
+                println!("{error}: not tested");
+                return None;
+            }
+        };
+        kernel.provide_datagram_buffers(2, 1500).unwrap();
+        kernel.provide_stream_buffers(2, 512).unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut far, _) = listener.accept().unwrap();
+        far.write_all(b"some bytes").unwrap();
+        kernel.register_file(0, udp.as_fd()).unwrap();
+        kernel.register_file(1, listener.as_fd()).unwrap();
+        kernel.arm_receive(0, Token::new(Kind::Receive, 0));
+        kernel.arm_accept(1, Token::new(Kind::Accept, 1));
+        kernel.arm_read(near.as_fd(), false, Token::new(Kind::Read, 2));
+        kernel.watch_hangup(near.as_fd(), Token::new(Kind::Hangup, 2));
+        let more_than_fits = Bytes::from(vec![7; 16 << 20]);
+        let lease = kernel.writes().lend(DoorId(2), smallvec![more_than_fits]);
+        kernel.write(near.as_fd(), lease, true);
+        kernel.enter(std::iter::empty(), Some(Duration::ZERO)).unwrap();
+        Some((kernel, vec![udp.into(), listener.into(), near.into(), far.into()]))
+    }
+
+    #[test]
+    fn everything_lent_comes_back_before_it_is_freed() {
+        let Some((mut kernel, _sockets)) = busy() else { return };
+        assert!(kernel.in_flight >= 5, "{}", kernel.in_flight);
+        assert!(kernel.quiesce());
+        assert_eq!(kernel.in_flight, 0);
+    }
+
+    /// The kernel lets only one thread enter: what it still has is leaked, not freed under its hands.
+    #[test]
+    fn a_thread_that_may_not_enter_does_not_free() {
+        let Some((mut kernel, _sockets)) = busy() else { return };
+        std::thread::spawn(move || {
+            assert!(!kernel.quiesce());
+            assert!(kernel.in_flight > 0);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "the kernel has it")]
+    fn a_lease_is_not_touched_while_the_kernel_has_it() {
+        let Some((mut kernel, _sockets)) = busy() else { panic!("the kernel has it") };
+        kernel.writes().get(0);
+    }
+}

@@ -237,3 +237,128 @@ pub(super) fn segment_bytes(transmit: &Outgoing<'_>) -> usize {
 pub(super) fn datagrams(bytes: usize, segment_bytes: usize) -> u64 {
     bytes.div_ceil(segment_bytes) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::sink::UdpId;
+    use crate::uring::kernel::{Kernel, SENDS_MAX};
+
+    /// Loopback takes every UDP datagram at once. A pair of Unix sockets holds back as a full device does, and its
+    /// datagrams need no name.
+    struct Held {
+        kernel: Kernel,
+        outbox: Outbox,
+        _near: UnixDatagram,
+        far: UnixDatagram,
+        counters: Counters,
+    }
+
+    fn outgoing(contents: &[u8], segment_bytes: Option<usize>) -> Outgoing<'_> {
+        let destination = SocketAddr::from(([127, 0, 0, 1], 9));
+        Outgoing { udp: UdpId(0), destination, source: None, ecn: None, segment_bytes, contents }
+    }
+
+    impl Held {
+        /// `None` where io_uring is forbidden, which is said.
+        fn new(queued_max: usize) -> Option<Held> {
+            let mut kernel = match Kernel::new(1) {
+                Ok((kernel, _)) => kernel,
+                Err(error) => {
+                    println!("{error}: not tested");
+                    return None;
+                }
+            };
+            let (near, far) = UnixDatagram::pair().unwrap();
+            far.set_nonblocking(true).unwrap();
+            kernel.register_file(0, near.as_fd()).unwrap();
+            let outbox = Outbox::new(1 << 16, queued_max, false, true);
+            Some(Held { kernel, outbox, _near: near, far, counters: Counters::default() })
+        }
+
+        fn push(&mut self, number: u32) {
+            let contents = number.to_be_bytes();
+            self.outbox.push(Name::NONE, &outgoing(&contents, None), &contents);
+        }
+
+        fn flush(&mut self) {
+            while self.outbox.is_ready() {
+                let sends = self.outbox.packets(0).take(SENDS_MAX);
+                self.kernel.enter(sends, Some(Duration::ZERO)).unwrap();
+                let mut outcomes = self.kernel.outcomes().iter().copied();
+                self.outbox.settle(&mut outcomes, &mut self.counters);
+            }
+        }
+
+        fn take(&self, taken: &mut Vec<u32>) {
+            let mut buffer = [0; 4];
+            while self.far.recv(&mut buffer).is_ok() {
+                taken.push(u32::from_be_bytes(buffer));
+            }
+        }
+    }
+
+    #[test]
+    fn a_full_socket_keeps_the_queue_until_it_has_room() {
+        let Some(mut held) = Held::new(10_000) else { return };
+        (0..5_000).for_each(|number| held.push(number));
+        held.flush();
+        assert!(held.outbox.is_blocked() && !held.outbox.queued.is_empty());
+        let mut taken = Vec::new();
+        let mut rounds = 0;
+        while !held.outbox.queued.is_empty() {
+            held.take(&mut taken);
+            let sent = held.counters.datagrams_out;
+            held.flush();
+            assert_eq!(held.counters.datagrams_out, sent, "not before the socket says so");
+            held.outbox.unblock();
+            held.flush();
+            rounds += 1;
+        }
+        held.take(&mut taken);
+        assert!(taken.into_iter().eq(0..5_000));
+        assert!(rounds > 1 && held.counters.sends_blocked >= rounds);
+        assert_eq!((held.counters.datagrams_out, held.outbox.used), (5_000, 0));
+    }
+
+    #[test]
+    fn a_refused_train_is_sent_singly_and_what_fails_of_it_is_tried_again_alone() {
+        let mut outbox = Outbox::new(1 << 16, 8, false, true);
+        let mut counters = Counters::default();
+        let contents = [1, 1, 2, 2, 3];
+        outbox.push(Name::NONE, &outgoing(&contents, Some(2)), &contents);
+        let lengths = |outbox: &Outbox| -> Vec<Vec<u8>> {
+            outbox.packets(0).map(|(_, packet)| packet.contents.to_vec()).collect()
+        };
+        assert_eq!(lengths(&outbox), [contents.to_vec()]);
+        outbox.settle(&mut [libc::EINVAL].into_iter(), &mut counters);
+        assert_eq!((counters.gso_refused, outbox.requests_max()), (1, 64));
+        assert_eq!(lengths(&outbox), [vec![1, 1], vec![2, 2], vec![3]]);
+        outbox.settle(&mut [0, libc::ECONNREFUSED, libc::EMSGSIZE].into_iter(), &mut counters);
+        assert_eq!((counters.datagrams_out, counters.icmp_errors, counters.dropped_too_large), (1, 1, 1));
+        assert_eq!(lengths(&outbox), [vec![2, 2]]);
+        // An error of ICMP is forgiven once.
+        outbox.settle(&mut [libc::ECONNREFUSED].into_iter(), &mut counters);
+        assert_eq!((counters.dropped_unreachable, outbox.queued.len(), outbox.used), (1, 0, 0));
+        assert_eq!(outbox.requests_max(), 0);
+    }
+
+    #[test]
+    fn what_was_not_submitted_stays_in_place() {
+        let mut outbox = Outbox::new(1 << 16, 8, false, true);
+        let mut counters = Counters::default();
+        for number in 0..4_u8 {
+            outbox.push(Name::NONE, &outgoing(&[number], None), &[number]);
+        }
+        outbox.settle(&mut [0, libc::EAGAIN].into_iter(), &mut counters);
+        assert!(outbox.is_blocked() && outbox.packets(0).next().is_none());
+        outbox.unblock();
+        let left: Vec<u8> = outbox.packets(0).map(|(_, packet)| packet.contents[0]).collect();
+        assert_eq!(left, [1, 2, 3]);
+    }
+}

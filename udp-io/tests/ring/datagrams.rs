@@ -342,3 +342,56 @@ fn sizes_that_cannot_work_are_refused_with_a_reason() {
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{config:?}: {error}");
     }
 }
+
+#[test]
+fn every_datagram_is_heard_with_a_single_buffer() {
+    let config = RingConfig { datagram_buffers: 1, ..default_config() };
+    let (mut receiver, _, address) = ring_on("127.0.0.1", &config);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..50_u8 {
+        client.send_to(&[number], address).unwrap();
+    }
+    let mut heard = Heard::default();
+    poll_until(&mut receiver, &mut heard, "50 datagrams", |heard| heard.datagrams.len() >= 50);
+    assert!(heard.datagrams.iter().map(|datagram| datagram.bytes[0]).eq(0..50));
+    let is_uring = receiver.backend() == quelea_udp_io::Backend::IoUring;
+    assert_eq!(receiver.counters().datagram_buffers_exhausted > 0, is_uring);
+    assert_eq!(receiver.counters().receive_errors, 0);
+}
+
+/// More than one submission carries, to peers of both kinds, in one flush.
+#[test]
+fn a_thousand_datagrams_leave_in_one_flush() {
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
+    for number in 0..1000_u16 {
+        sender.send(&to(udp, destination, &number.to_ne_bytes()));
+    }
+    sender.flush().unwrap();
+    assert_eq!(sender.counters().datagrams_out, 1000);
+    let mut heard = Heard::default();
+    poll_until(&mut receiver, &mut heard, "1,000 datagrams", |heard| heard.datagrams.len() >= 1000);
+    let seen = heard.datagrams.iter().map(|datagram| u16::from_ne_bytes(datagram.bytes[..].try_into().unwrap()));
+    assert!(seen.eq(0..1000));
+}
+
+#[test]
+fn several_sockets_of_a_ring_keep_their_datagrams_apart() {
+    let mut ring = Ring::new(&default_config()).unwrap();
+    let sockets: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let ids: Vec<UdpId> = sockets.into_iter().map(|socket| ring.add_udp(socket).unwrap()).collect();
+    // Each sends to the next, one of them to nowhere in between.
+    for (index, id) in ids.iter().enumerate() {
+        ring.send(&Outgoing { source: Some("192.0.2.1".parse().unwrap()), ..to(*id, addresses[0], b"x") });
+        ring.send(&to(*id, addresses[(index + 1) % 3], &[index as u8]));
+    }
+    ring.flush().unwrap();
+    assert_eq!((ring.counters().datagrams_out, ring.counters().dropped_unreachable), (3, 3));
+    let mut heard = Heard::default();
+    poll_until(&mut ring, &mut heard, "3 datagrams", |heard| heard.datagrams.len() >= 3);
+    for datagram in &heard.datagrams {
+        let from = usize::from(datagram.bytes[0]);
+        assert_eq!((datagram.peer, datagram.udp), (addresses[from], ids[(from + 1) % 3]));
+    }
+}

@@ -463,3 +463,168 @@ fn a_ring_rings_anothers_bell() {
     near.flush().unwrap();
     listens.join().unwrap();
 }
+
+/// What the kernel has read already when the pause comes must neither be told nor be lost.
+#[test]
+fn a_door_that_is_paused_amid_a_stream_is_silent_until_it_is_resumed() {
+    const LENGTH: usize = 48 << 10;
+    let config = RingConfig { read_buffer_bytes: 2048, stream_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(LENGTH);
+    client.write_all(&expected).unwrap();
+    let mut pauses = 0;
+    while heard.bytes_of(door).len() < LENGTH {
+        let before = heard.bytes_of(door).len();
+        poll_until(&mut ring, &mut heard, "more", |heard| heard.bytes_of(door).len() > before);
+        ring.pause_read(door);
+        let told = heard.bytes_of(door).len();
+        poll_all(&mut ring, &mut heard);
+        assert_eq!(ring.poll(Some(Duration::from_millis(1)), &mut heard).unwrap(), 0, "it sleeps");
+        assert_eq!(heard.bytes_of(door).len(), told, "told while paused");
+        ring.resume_read(door);
+        pauses += 1;
+    }
+    assert_eq!(heard.bytes_of(door), expected);
+    assert!(pauses >= LENGTH / 2048, "{pauses} pauses");
+    assert_eq!(ring.counters().door_bytes_in, LENGTH as u64);
+}
+
+#[test]
+fn a_peers_fin_waits_behind_what_a_paused_door_has_not_told() {
+    let config = RingConfig { read_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(8 << 10);
+    client.write_all(&expected).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "some", |heard| !heard.bytes_of(door).is_empty());
+    ring.pause_read(door);
+    poll_all(&mut ring, &mut heard);
+    assert!(heard.closed.is_empty() && heard.bytes_of(door).len() < expected.len());
+    ring.resume_read(door);
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    assert_eq!(heard.bytes_of(door), expected, "all of it before the end");
+    assert_eq!(heard.closed, [(door, Closed::EndOfStream)]);
+}
+
+#[test]
+fn a_flush_amid_a_stream_throws_the_rest_away() {
+    let config = RingConfig { read_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    client.write_all(&pattern(8 << 10)).unwrap();
+    poll_until(&mut ring, &mut heard, "some", |heard| !heard.bytes_of(door).is_empty());
+    let told = heard.bytes_of(door).len();
+    ring.close(door, Close::Flush);
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    assert_eq!((heard.bytes_of(door).len(), heard.closed_as(door)), (told, vec![Closed::Flushed]));
+    assert_eq!(ring.counters().door_bytes_discarded, (8 << 10) - told as u64);
+}
+
+/// More doors speak at once than there are buffers.
+#[test]
+fn every_door_is_heard_with_a_single_stream_buffer() {
+    const CLIENTS: usize = 24;
+    let config = RingConfig { stream_buffers: 1, ..default_config() };
+    let (mut ring, mut heard, first, _) = connected(&config);
+    let address = first.peer_addr().unwrap();
+    let mut clients = vec![first];
+    clients.extend((1..CLIENTS).map(|_| TcpStream::connect(address).unwrap()));
+    poll_until(&mut ring, &mut heard, "every client", |heard| heard.opened.len() == CLIENTS);
+    let expected = pattern(10_000);
+    for client in &mut clients {
+        client.write_all(&expected).unwrap();
+    }
+    let all = |heard: &Heard| {
+        heard.opened.iter().all(|(door, ..)| heard.bytes_of(*door).len() >= expected.len())
+    };
+    poll_until(&mut ring, &mut heard, "all bytes", all);
+    assert!(heard.opened.iter().all(|(door, ..)| heard.bytes_of(*door) == expected));
+    let is_uring = ring.backend() == quelea_udp_io::Backend::IoUring;
+    assert_eq!(ring.counters().stream_buffers_exhausted > 0, is_uring);
+}
+
+/// Where all doors together hold more than they may, each is read one buffer at a time, and still whole.
+#[test]
+fn doors_that_hold_too_much_are_read_slowly_and_lose_nothing() {
+    const LENGTH: usize = 64 << 10;
+    let config = RingConfig { read_buffer_bytes: 512, held_bytes_max: 0, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(LENGTH);
+    client.write_all(&expected).unwrap();
+    poll_until(&mut ring, &mut heard, "all of it", |heard| heard.bytes_of(door).len() >= LENGTH);
+    assert_eq!(heard.bytes_of(door), expected);
+    assert_eq!(ring.counters().door_bytes_held, 0, "one buffer at a time is never too much");
+}
+
+#[test]
+fn a_ring_that_goes_takes_its_sockets_with_it() {
+    let (mut ring, mut heard, client, blocked) = connected(&default_config());
+    let address = client.peer_addr().unwrap();
+    let paused = TcpStream::connect(address).unwrap();
+    poll_until(&mut ring, &mut heard, "the second", |heard| heard.opened.len() == 2);
+    // A write that nobody takes, a door that nobody reads, and a bell that outlives its ring.
+    ring.write(blocked, smallvec![Bytes::from(pattern(8 << 20))]);
+    ring.pause_read(heard.opened[1].0);
+    poll_all(&mut ring, &mut heard);
+    ring.write(heard.opened[1].0, batch(b"queued, never submitted"));
+    let bell = ring.doorbell();
+    drop(ring);
+    for mut client in [client, paused] {
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut rest = Vec::new();
+        if let Err(error) = client.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    bell.ring();
+    let successor = std::net::TcpListener::bind(address);
+    assert!(successor.is_ok(), "the port is free: {successor:?}");
+}
+
+/// Many doors in all states at once, opened and closed in every way.
+#[test]
+fn doors_that_come_and_go_leave_nothing_behind() {
+    let (mut ring, _, address) = ring_with_listener(&default_config());
+    let mut heard = Heard::default();
+    for round in 0..40_usize {
+        let clients: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let opened = heard.opened.len();
+        poll_until(&mut ring, &mut heard, "all", |heard| heard.opened.len() == opened + 8);
+        let doors: Vec<DoorId> = heard.opened[opened..].iter().map(|(door, ..)| *door).collect();
+        for (index, (door, mut client)) in doors.iter().zip(&clients).enumerate() {
+            client.write_all(b"something").unwrap();
+            if (index + round) % 2 == 0 {
+                ring.pause_read(*door);
+            }
+            if (index + round) % 3 == 0 {
+                ring.write(*door, batch(b"answer"));
+            }
+            match (index + round) % 5 {
+                0 => ring.close(*door, Close::Abort),
+                1 => ring.close(*door, Close::Flush),
+                2 => SockRef::from(client).set_linger(Some(Duration::ZERO)).unwrap(),
+                _ => {}
+            }
+        }
+        ring.poll(Some(Duration::ZERO), &mut heard).unwrap();
+        drop(clients);
+        for door in doors {
+            ring.resume_read(door);
+        }
+        ring.poll(Some(Duration::ZERO), &mut heard).unwrap();
+        for (door, why) in std::mem::take(&mut heard.closed) {
+            if why == Closed::EndOfStream {
+                ring.close(door, Close::Flush);
+            }
+        }
+    }
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while ring.doors_open() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{} doors stay", ring.doors_open());
+        ring.poll(Some(Duration::from_millis(5)), &mut heard).unwrap();
+        for (door, _) in std::mem::take(&mut heard.closed) {
+            ring.close(door, Close::Flush);
+        }
+    }
+    assert_eq!((ring.counters().doors_opened, ring.counters().doors_closed), (320, 320));
+}
