@@ -19,6 +19,7 @@
 mod buffers;
 mod kernel;
 mod lease;
+mod setup;
 mod streams;
 mod token;
 mod transmit;
@@ -44,7 +45,7 @@ use streams::Streams;
 use token::{Kind, Token};
 use transmit::Outbox;
 
-pub(crate) use kernel::Mode;
+pub(crate) use setup::Mode;
 
 /// One shard's input and output over io_uring.
 pub(crate) struct UringRing {
@@ -407,10 +408,11 @@ pub(crate) fn probe() -> io::Result<Mode> {
 }
 
 // Registered files: the doorbell's counter, then UDP sockets, then listeners. Doors are named by their descriptors:
-// most of what they do is one standing request, and a table for all of them would cost more than it spares.
+// most of what they do is one standing request, and a table for all of them would cost more than it spares. Together they
+// fit into the submission queue, so that a ring can be filled before its thread is known.
 const COUNTER_FILE: u32 = 0;
 const UDP_MAX: usize = 64;
-const LISTENERS_MAX: usize = 1024;
+const LISTENERS_MAX: usize = 256;
 const FILES_MAX: u32 = 1 + UDP_MAX as u32 + LISTENERS_MAX as u32;
 
 fn udp_file(index: u32) -> u32 {

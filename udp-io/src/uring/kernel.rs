@@ -32,6 +32,7 @@ use libc::{c_void, iovec, msghdr};
 
 use super::buffers::BufferRing;
 use super::lease::{Leases, Offer};
+use super::setup::{self, COMPLETIONS, Mode};
 use super::token::{Kind, Token};
 use crate::address::NAME_BYTES_MAX;
 use crate::control::INCOMING_BYTES_MAX;
@@ -101,20 +102,10 @@ impl Completion {
     }
 }
 
-/// How deferred work is run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// When we ask for completions, on our thread (`DEFER_TASKRUN`, Linux 6.1).
-    Deferred,
-    /// When we enter the kernel for whatever reason (`COOP_TASKRUN`).
-    Cooperative,
-}
-
 impl Kernel {
     /// A ring, not yet bound to a thread. `files_max` sockets can be registered.
     pub(super) fn new(files_max: u32) -> io::Result<(Kernel, Mode)> {
-        let (ring, mode) = build()?;
-        check_features(&ring)?;
+        let (ring, mode) = setup::make_ring()?;
         ring.submitter().register_files_sparse(files_max)?;
         // SAFETY: all fields are integers and pointers, for which zero is a valid value.
         let mut template: Box<msghdr> = Box::new(unsafe { zeroed() });
@@ -367,7 +358,7 @@ impl Kernel {
         }
     }
 
-    /// Enters the kernel until it has taken the whole queue.
+    /// Enters the kernel until it has taken the whole queue, and nothing that it has to say is left with it.
     fn submit(&mut self, mut wait: Option<Duration>) -> io::Result<()> {
         let lent = &mut *self.lent;
         lent.datagrams.iter_mut().chain(&mut lent.streams).for_each(BufferRing::publish);
@@ -382,7 +373,9 @@ impl Kernel {
                 Err(error) if !is_passing(&error) => return Err(error),
                 _ => {}
             }
-            if self.ring.submission().is_empty() {
+            // What overflowed the completion queue may tell of these very requests.
+            let queue = self.ring.submission();
+            if queue.is_empty() && !queue.cq_overflow() {
                 return Ok(());
             }
             wait = Some(Duration::ZERO);
@@ -401,13 +394,14 @@ impl Kernel {
             };
         }
         let queue = self.ring.submission();
-        let (queued, owing) = (queue.len() as u32, queue.taskrun() || queue.cq_overflow());
+        let (queued, overflows) = (queue.len() as u32, queue.cq_overflow());
+        // Deferred work brings completions: not more than there is room for.
+        let brings_more = overflows || (queue.taskrun() && self.arrived.len() < ARRIVED_MAX / 2);
         drop(queue);
-        if queued == 0 && !owing {
+        if queued == 0 && !brings_more {
             return Ok(());
         }
-        // Deferred work brings completions: not more than there is room for.
-        let flags = if owing && self.arrived.len() < ARRIVED_MAX / 2 { ENTER_GETEVENTS } else { 0 };
+        let flags = if brings_more { ENTER_GETEVENTS } else { 0 };
         // SAFETY: no argument is given; the queue's entries were pushed as `push` argues.
         unsafe { self.ring.submitter().enter::<libc::sigset_t>(queued, 0, flags, None) }.map(drop)
     }
@@ -497,51 +491,6 @@ pub(super) fn accepted(completion: &Completion) -> Option<OwnedFd> {
     is_one.then(|| unsafe { OwnedFd::from_raw_fd(completion.result) })
 }
 
-/// Makes a ring on a thread that ends at once. The kernel interrupts the thread that made a ring when the ring goes, and
-/// system calls with a timeout then fail with `EINTR`: that must not befall a thread of whoever embeds us.
-fn build() -> io::Result<(IoUring, Mode)> {
-    std::thread::scope(|scope| {
-        let maker =
-            std::thread::Builder::new().name("ring-maker".to_owned()).spawn_scoped(scope, build_here)?;
-        maker.join().expect("making a ring does not panic")
-    })
-}
-
-fn build_here() -> io::Result<(IoUring, Mode)> {
-    let mut deferred = IoUring::builder();
-    deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    deferred.setup_r_disabled().setup_submit_all().setup_cqsize(COMPLETIONS);
-    match deferred.build(SUBMISSIONS) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        result => return result.map(|ring| (ring, Mode::Deferred)),
-    }
-    let mut cooperative = IoUring::builder();
-    cooperative.setup_coop_taskrun().setup_taskrun_flag();
-    cooperative.setup_r_disabled().setup_submit_all().setup_cqsize(COMPLETIONS);
-    cooperative.build(SUBMISSIONS).map(|ring| (ring, Mode::Cooperative))
-}
-
-/// Refuses kernels that lack something this back end stands on.
-fn check_features(ring: &IoUring) -> io::Result<()> {
-    let parameters = ring.params();
-    let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe)?;
-    // Multishot receive cannot be asked for; it came with Linux 6.0, as zero-copy send did.
-    let needs = [
-        ("timeouts of io_uring_enter", parameters.is_feature_ext_arg()),
-        ("completions that are never dropped", parameters.is_feature_nodrop()),
-        ("skipped completions", parameters.is_feature_skip_cqe_on_success()),
-        ("messages between rings", probe.is_supported(opcode::MsgRingData::CODE)),
-        ("multishot receive (Linux 6.0)", probe.is_supported(opcode::SendZc::CODE)),
-    ];
-    match needs.iter().find(|(_, has)| !has) {
-        Some((what, _)) => {
-            Err(io::Error::new(io::ErrorKind::Unsupported, format!("this kernel's io_uring lacks {what}")))
-        }
-        None => Ok(()),
-    }
-}
-
 /// Errors that mean: reap completions, then try again; and the ordinary ends of a wait.
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN))
@@ -551,10 +500,6 @@ fn is_passing(error: &io::Error) -> bool {
 pub(super) const RECEIVE_HEADER_BYTES: usize = 16;
 /// Datagrams and trains that one enter submits: measured best between 64 and 256, by what is spared per system call.
 pub(super) const SENDS_MAX: usize = 256;
-/// Requests queued between enters; more are submitted on the way.
-const SUBMISSIONS: u32 = 512;
-/// Completions that the kernel can leave behind; beyond, it keeps them and we ask for them.
-const COMPLETIONS: u32 = 4096;
 /// Completions that wait to be looked at: what the queue holds, twice.
 const ARRIVED_MAX: usize = 2 * COMPLETIONS as usize;
 /// How often the kernel is asked to take the queue before the ring counts as broken.
