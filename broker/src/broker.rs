@@ -18,7 +18,7 @@ use quelea_router::{ShardId, SleepFlags, mesh};
 use quelea_shard::ShardParts;
 use quelea_shard::door::DoorKind;
 use quelea_shard::quic::{Quic, QuicKeys, QuicSettings, QuicTls};
-use quelea_udp_io::Doorbell;
+use quelea_udp_io::{Choice, Doorbell, RingConfig};
 
 use crate::admin::{Admin, AdminError, Board, Node, Phase, Shown};
 use crate::certificate::{Certificate, CertificateError, CurrentCertificate};
@@ -111,8 +111,7 @@ impl Broker {
         let mut secrets = Secrets::load(&config, &streams, &state)?;
         let kinds = secrets.door_kinds(&config, &streams, &state, shards)?;
         let keys = node_keys(&state)?;
-        let bound =
-            bind(&config, &streams, shards, &sizing::ring_config(&config, shards), keys.quic.steering_key);
+        let bound = bind(&config, &streams, shards, &ring_config(&config, shards)?, keys.quic.steering_key);
         let bound = bound.map_err(|error| match error {
             SocketError::Listen(error) => StartError::Listen(error),
             SocketError::Ring(error) => StartError::Io { what: "set up sockets", error },
@@ -310,6 +309,16 @@ fn shards_of(config: &Config) -> usize {
             std::thread::available_parallelism().map_or(1, usize::from).min(quelea_router::SHARDS_MAX)
         }
     }
+}
+
+/// The sizes of a shard's ring, on the back end that works here: chosen once, so that all shards have the same.
+fn ring_config(config: &Config, shards: usize) -> Result<RingConfig, StartError> {
+    let mut sizes = sizing::ring_config(config, shards);
+    let what = "use the kernel interface that io.backend asks for";
+    let choice = Choice::of(sizes.backend).map_err(|error| StartError::Io { what, error })?;
+    tracing::info!(backend = %choice.backend, why = choice.why, "input and output");
+    sizes.backend = choice.backend;
+    Ok(sizes)
 }
 
 fn data_dir(config: &Config) -> Result<PathBuf, StartError> {

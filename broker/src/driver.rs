@@ -131,7 +131,7 @@ impl Driver for RingDriver {
             wait = Duration::ZERO;
         }
         let mut input = Input { shard, listeners: &self.listeners, now: None, rung: false };
-        self.ring.poll(Some(wait), &mut input).expect("waiting on our own epoll descriptor");
+        self.ring.poll(Some(wait), &mut input).expect("waiting on our own descriptors");
         if input.rung {
             self.take_orders(shard);
         }
@@ -178,7 +178,9 @@ impl Driver for RingDriver {
     }
 
     fn wake(&mut self, shards: ShardSet) {
-        shards.iter().for_each(|shard| self.bells[shard.index()].ring());
+        for shard in shards.iter() {
+            self.ring.ring_bell(&self.bells[shard.index()]);
+        }
     }
 }
 

@@ -104,6 +104,7 @@ columns! { RING, ring_values, RingCounters {
     datagrams_malformed: "io_datagrams_malformed", "Datagrams dropped because they were empty or without a sender";
     datagrams_overflowed: "io_datagrams_overflowed", "Datagrams that the kernel dropped: receive buffer full";
     receive_errors: "io_receive_errors", "Errors of receiving datagrams";
+    datagram_buffers_exhausted: "io_datagram_buffers_exhausted", "Times that io_uring ran out of datagram buffers";
     datagrams_out: "io_datagrams_out", "UDP datagrams sent";
     datagram_bytes_out: "io_datagram_bytes_out", "Payload bytes of UDP datagrams sent";
     gso_trains: "io_gso_trains", "Trains of datagrams sent in one piece (GSO)";
@@ -119,6 +120,8 @@ columns! { RING, ring_values, RingCounters {
     doors_closed: "io_doors_closed", "TCP connections gone";
     door_bytes_in: "io_door_bytes_in", "Bytes read from TCP connections";
     door_bytes_discarded: "io_door_bytes_discarded", "Bytes read from closing TCP connections, thrown away";
+    door_bytes_held: "io_door_bytes_held", "Bytes read from TCP connections that had to wait for their turn";
+    stream_buffers_exhausted: "io_stream_buffers_exhausted", "Times that io_uring had no buffer for a TCP connection";
     door_bytes_out: "io_door_bytes_out", "Bytes written to TCP connections";
     writes_blocked: "io_writes_blocked", "Writes that did not fit into a TCP connection at once";
     accept_exhausted: "io_accept_exhausted", "Times that accepting failed for lack of descriptors or memory";

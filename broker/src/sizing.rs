@@ -8,9 +8,9 @@ use quelea_mqtt::Limits;
 use quelea_router::MeshConfig;
 use quelea_shard::quic::QuicSettings;
 use quelea_shard::{OnFull, OnSlow, Settings};
-use quelea_udp_io::RingConfig;
+use quelea_udp_io::{Backend, RingConfig};
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, IoBackend};
 
 /// The limits of one of `shards` shards, where peers may cause `memory_bytes` on the whole node.
 pub(crate) fn shard_settings(config: &Config, shards: usize, memory_bytes: u64) -> Settings {
@@ -65,7 +65,19 @@ pub(crate) fn quic_settings(config: &Config, shards: usize) -> QuicSettings {
 
 /// The sizes of the ring of one of `shards` shards.
 pub(crate) fn ring_config(config: &Config, shards: usize) -> RingConfig {
-    RingConfig { doors_max: connections_max(config, shards), ..RingConfig::default() }
+    let io = &config.io;
+    RingConfig {
+        backend: match io.backend {
+            IoBackend::Auto => Backend::Auto,
+            IoBackend::IoUring => Backend::IoUring,
+            IoBackend::Epoll => Backend::Epoll,
+        },
+        datagram_buffers: io.datagram_buffers as usize,
+        stream_buffers: io.stream_buffers as usize,
+        stream_buffer_bytes: saturated(io.stream_buffer_size.0) as usize,
+        doors_max: connections_max(config, shards),
+        ..RingConfig::default()
+    }
 }
 
 /// The mailboxes between shards: credit that has been granted always finds its slot.
@@ -108,6 +120,9 @@ mod tests {
         let quic = quic_settings(&config, 4);
         assert_eq!((quic.connections_max, quic.handshakes_in_flight_retry), (3, 2));
         assert_eq!(ring_config(&config, 4).doors_max, 3);
+        // What an operator is told is what the ring would take by itself.
+        let ring = RingConfig { doors_max: 3, ..RingConfig::default() };
+        assert_eq!(ring_config(&config, 4), ring);
         let mesh = mesh_config(&settings);
         assert!(mesh.deliver >= settings.deliver_window as usize);
         assert!(mesh.forward >= settings.forward_window as usize);

@@ -88,7 +88,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "\n\n[mqt]\n",
-            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `mqtt`, `log`",
+            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `io`, `mqtt`, `log`",
         ),
         (
             "[mqtt]\npacket_max = 12",
@@ -121,6 +121,14 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         (
             "[quic]\nidle_timeout = \"1ms\"",
             "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
+        ),
+        (
+            "[io]\nbackend = \"kqueue\"",
+            "FILE:2: io.backend: unknown variant `kqueue`, expected one of `auto`, `io_uring`, `epoll`",
+        ),
+        (
+            "[io]\ndatagram_buffers = 100\nstream_buffers = 65536",
+            "FILE:2: io.datagram_buffers: 100 is not possible, expected a power of two from 1 to 32768\nFILE:3: io.stream_buffers: 65536 is not possible, expected a power of two from 1 to 32768",
         ),
         (
             "[broker]\nconnections_max = 0",
@@ -231,6 +239,7 @@ fn the_environment_wins_over_the_file_and_a_flag_over_both() {
         ("QUELEA_TCP__LISTEN", "127.0.0.1:2,[::1]:2"),
         ("QUELEA_MQTT__RECEIVE_MAXIMUM", "7"),
         ("QUELEA_BROKER__SHARDS", "3"),
+        ("QUELEA_IO__BACKEND", "epoll"),
         ("QUELEA_QUIC__LISTEN", ""),
         ("QUELEA_PORT_1883_TCP_ADDR", "10.0.0.1"),
     ]);
@@ -273,7 +282,7 @@ fn refusals_of_the_environment_name_the_variable() {
         (
             "QUELEA_LOGS__LEVEL",
             "info",
-            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `mqtt`, `log`",
+            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `io`, `mqtt`, `log`",
         ),
     ];
     for (name, value, expected) in cases {

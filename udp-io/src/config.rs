@@ -2,17 +2,25 @@
 
 use std::io;
 
+use crate::choice::Backend;
 use crate::sys::BATCH_MAX;
 
 /// The sizes of one [`Ring`](crate::Ring). `Default` suits a broker's shard; each field says what it costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
+    /// Which back end. Default `Auto`.
+    pub backend: Backend,
     /// Datagrams (or trains, with GRO) taken from one UDP socket per [`poll`](crate::Ring::poll), 1 to 64.
     /// Default 32.
     pub datagrams_per_receive: usize,
     /// Bytes per received datagram or train. A train may reach 64 KiB, and a shorter slot cuts it: keep 64
     /// KiB while `gro` is on. Pages never written to are never paid for. Default 65,536.
     pub receive_buffer_bytes: usize,
+    /// io_uring only: datagrams or trains that the kernel may receive ahead of us, for all UDP sockets of the ring
+    /// together: a power of two from 1 to 32,768, each of `receive_buffer_bytes` and 204 bytes of head. When they are
+    /// used up the sockets' receive buffers hold the rest. Default 64 (4 MiB of addresses; of a buffer that never holds
+    /// a train one page is paid for).
+    pub datagram_buffers: usize,
     /// Bytes that may wait to be sent, per UDP socket; what finds no room is dropped and counted. Default 1
     /// MiB.
     pub send_arena_bytes: usize,
@@ -32,8 +40,19 @@ pub struct RingConfig {
     /// `SO_RCVBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default.
     /// Default 64 KiB.
     pub door_receive_buffer: Option<usize>,
-    /// The most that is read from one door per poll, through one buffer shared by all doors. Default 32 KiB.
+    /// The most that is handed over from one door per poll; epoll reads it through one buffer shared by all doors.
+    /// Default 32 KiB.
     pub read_buffer_bytes: usize,
+    /// io_uring only: buffers that the kernel reads into, for all doors of the ring together: a power of two from 1 to
+    /// 32,768. When they are used up the doors' receive buffers hold the rest. Default 256.
+    pub stream_buffers: usize,
+    /// io_uring only: bytes of each of those, at most `read_buffer_bytes`. Default 4 KiB (1 MiB with the above).
+    pub stream_buffer_bytes: usize,
+    /// io_uring only: bytes held for all doors together (see [`Counters::door_bytes_held`](crate::Counters)) above which
+    /// each door is read one buffer at a time. A door holds at most `read_buffer_bytes` and what one run of the kernel
+    /// brings (its receive buffer, or 32 buffers), so the ring holds no more than this, one run of the kernel, and one
+    /// buffer per door. Default 4 MiB.
+    pub held_bytes_max: usize,
     /// Send trains in one call (`UDP_SEGMENT`) where the kernel can. Off only to measure. Default true.
     pub gso: bool,
     /// Receive trains in one call (`UDP_GRO`) where the kernel can. Off only to measure. Default true.
@@ -43,8 +62,10 @@ pub struct RingConfig {
 impl Default for RingConfig {
     fn default() -> RingConfig {
         RingConfig {
+            backend: Backend::Auto,
             datagrams_per_receive: 32,
             receive_buffer_bytes: 64 << 10,
+            datagram_buffers: 64,
             send_arena_bytes: 1 << 20,
             sends_queued_max: 1024,
             socket_send_buffer: 2 << 20,
@@ -53,6 +74,9 @@ impl Default for RingConfig {
             door_send_buffer: Some(64 << 10),
             door_receive_buffer: Some(64 << 10),
             read_buffer_bytes: 32 << 10,
+            stream_buffers: 256,
+            stream_buffer_bytes: 4 << 10,
+            held_bytes_max: 4 << 20,
             gso: true,
             gro: true,
         }
@@ -75,6 +99,13 @@ impl RingConfig {
         if self.sends_queued_max == 0 || self.read_buffer_bytes == 0 {
             return refuse("sends_queued_max and read_buffer_bytes must not be 0");
         }
+        let is_count = |count: usize| count.is_power_of_two() && count <= BUFFERS_MAX;
+        if !is_count(self.datagram_buffers) || !is_count(self.stream_buffers) {
+            return refuse("datagram_buffers and stream_buffers must be powers of two up to 32,768");
+        }
+        if self.stream_buffer_bytes == 0 {
+            return refuse("stream_buffer_bytes must not be 0");
+        }
         if self.doors_max > DOORS_MAX {
             return refuse("doors_max must not be above 16,777,216");
         }
@@ -86,5 +117,7 @@ impl RingConfig {
 const DATAGRAM_BYTES_MIN: usize = 1200;
 const DATAGRAM_BYTES_MAX: usize = 1 << 16;
 const ARENA_BYTES_MAX: usize = 1 << 30;
+/// Entries of a ring of provided buffers (`io_uring_register_buf_ring(3)`).
+const BUFFERS_MAX: usize = 1 << 15;
 /// The upper half of the 32-bit slots names what is not a door.
 const DOORS_MAX: usize = 1 << 24;

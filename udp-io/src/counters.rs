@@ -19,6 +19,9 @@ pub struct Counters {
     pub datagrams_overflowed: u64,
     /// Errors of receiving other than those by ICMP.
     pub receive_errors: u64,
+    /// Times that io_uring ran out of datagram buffers within one run of the kernel; what comes meanwhile waits in the
+    /// socket's receive buffer.
+    pub datagram_buffers_exhausted: u64,
 
     /// Datagrams the kernel took.
     pub datagrams_out: u64,
@@ -53,6 +56,12 @@ pub struct Counters {
     pub door_bytes_in: u64,
     /// Bytes read from doors that are being closed, and thrown away.
     pub door_bytes_discarded: u64,
+    /// Bytes read from doors by io_uring that had to wait with us, because the door was paused or had had its share of
+    /// the poll; they are handed over, or discarded, later.
+    pub door_bytes_held: u64,
+    /// Times that io_uring ran out of stream buffers within one run of the kernel, once for each door that found none;
+    /// what comes meanwhile waits in the sockets' receive buffers.
+    pub stream_buffers_exhausted: u64,
     /// Bytes of doors that the kernel took.
     pub door_bytes_out: u64,
     /// Writes that did not fit into the kernel at once.

@@ -21,15 +21,15 @@ use socket2::SockRef;
 use crate::sink::{DoorId, WriteBatch};
 
 /// Doors by name.
-pub(crate) struct Doors {
-    slots: Vec<Slot>,
+pub(crate) struct Doors<D> {
+    slots: Vec<Slot<D>>,
     free: Vec<u32>,
     doors_max: usize,
 }
 
-struct Slot {
+struct Slot<D> {
     generation: u32,
-    door: Option<Door>,
+    door: Option<D>,
 }
 
 /// One byte stream.
@@ -68,8 +68,8 @@ pub(crate) enum Progress {
     Blocked,
 }
 
-impl Doors {
-    pub(crate) fn new(doors_max: usize) -> Doors {
+impl<D> Doors<D> {
+    pub(crate) fn new(doors_max: usize) -> Doors<D> {
         Doors { slots: Vec::new(), free: Vec::new(), doors_max }
     }
 
@@ -82,7 +82,7 @@ impl Doors {
         self.slots.len() - self.free.len()
     }
 
-    pub(crate) fn insert(&mut self, door: Door) -> DoorId {
+    pub(crate) fn insert(&mut self, door: D) -> DoorId {
         assert!(!self.is_full(), "no door beyond doors_max");
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, door: None });
@@ -94,13 +94,13 @@ impl Doors {
     }
 
     /// The door of that name, unless it is gone.
-    pub(crate) fn get(&mut self, id: DoorId) -> Option<&mut Door> {
+    pub(crate) fn get(&mut self, id: DoorId) -> Option<&mut D> {
         let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.generation == id.generation())?;
         slot.door.as_mut()
     }
 
     /// Takes the door out; its name is stale from now on.
-    pub(crate) fn remove(&mut self, id: DoorId) -> Option<Door> {
+    pub(crate) fn remove(&mut self, id: DoorId) -> Option<D> {
         let slot = self.slots.get_mut(id.slot()).filter(|slot| slot.generation == id.generation())?;
         let door = slot.door.take()?;
         slot.generation = slot.generation.wrapping_add(1);

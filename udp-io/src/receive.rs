@@ -51,53 +51,76 @@ impl ReceiveBatch {
         };
         let mut handed = 0;
         for (slot, contents) in self.slots[..received].iter().zip(self.arena.chunks_exact(self.slot_bytes)) {
-            let control = IncomingControl::decode(slot.control());
-            if let Some(count) = control.overflows {
-                counters.datagrams_overflowed += u64::from(count.wrapping_sub(*overflows));
-                *overflows = count;
-            }
-            handed += hand_over(udp, slot, &control, &contents[..slot.length], counters, sink);
+            let arrived = Arrived {
+                udp,
+                name: slot.name(),
+                control: slot.control(),
+                contents: &contents[..slot.length],
+                is_truncated: slot.truncated,
+            };
+            handed += arrived.hand_over(overflows, counters, sink);
         }
         handed
     }
 }
 
-/// Hands one slot's datagram, or the datagrams of its train, to the sink.
-fn hand_over(
-    udp: UdpId,
-    slot: &Slot,
-    control: &IncomingControl,
-    contents: &[u8],
-    counters: &mut Counters,
-    sink: &mut impl Sink,
-) -> usize {
-    let Some(peer) = decode_name(slot.name()).filter(|_| !contents.is_empty()) else {
-        counters.datagrams_malformed += 1;
-        return 0;
-    };
-    let segment_bytes = control.segment_bytes.unwrap_or(contents.len());
-    // A slot that was too short has cut its last datagram: the whole ones before it are good.
-    let whole = if !slot.truncated {
-        contents
-    } else {
-        counters.datagrams_truncated += 1;
-        let is_train = control.segment_bytes.is_some();
-        &contents[..if is_train { contents.len() / segment_bytes * segment_bytes } else { 0 }]
-    };
-    if whole.len() > segment_bytes {
-        counters.gro_trains += 1;
-    }
-    let mut handed = 0;
-    for bytes in whole.chunks(segment_bytes) {
-        sink.datagram(Datagram { udp, peer, local: control.local, ecn: control.ecn, bytes });
-        handed += 1;
-    }
-    counters.datagrams_in += handed as u64;
-    counters.datagram_bytes_in += whole.len() as u64;
-    handed
+/// One datagram or train as the kernel hands it over, by whatever call.
+pub(crate) struct Arrived<'a> {
+    pub(crate) udp: UdpId,
+    pub(crate) name: &'a [u8],
+    pub(crate) control: &'a [u8],
+    pub(crate) contents: &'a [u8],
+    /// It was longer than its slot.
+    pub(crate) is_truncated: bool,
 }
 
-fn count_error(error: &io::Error, counters: &mut Counters) {
+impl Arrived<'_> {
+    /// Hands the datagram, or the datagrams of the train, to the sink; returns how many. `overflows` is the kernel's
+    /// running count of datagrams that this socket had no room for.
+    pub(crate) fn hand_over(
+        &self,
+        overflows: &mut u32,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let control = IncomingControl::decode(self.control);
+        if let Some(count) = control.overflows {
+            counters.datagrams_overflowed += u64::from(count.wrapping_sub(*overflows));
+            *overflows = count;
+        }
+        self.split(&control, counters, sink)
+    }
+
+    fn split(&self, control: &IncomingControl, counters: &mut Counters, sink: &mut impl Sink) -> usize {
+        let (udp, contents) = (self.udp, self.contents);
+        let Some(peer) = decode_name(self.name).filter(|_| !contents.is_empty()) else {
+            counters.datagrams_malformed += 1;
+            return 0;
+        };
+        let segment_bytes = control.segment_bytes.unwrap_or(contents.len());
+        // A slot that was too short has cut its last datagram: the whole ones before it are good.
+        let whole = if !self.is_truncated {
+            contents
+        } else {
+            counters.datagrams_truncated += 1;
+            let is_train = control.segment_bytes.is_some();
+            &contents[..if is_train { contents.len() / segment_bytes * segment_bytes } else { 0 }]
+        };
+        if whole.len() > segment_bytes {
+            counters.gro_trains += 1;
+        }
+        let mut handed = 0;
+        for bytes in whole.chunks(segment_bytes) {
+            sink.datagram(Datagram { udp, peer, local: control.local, ecn: control.ecn, bytes });
+            handed += 1;
+        }
+        counters.datagrams_in += handed as u64;
+        counters.datagram_bytes_in += whole.len() as u64;
+        handed
+    }
+}
+
+pub(crate) fn count_error(error: &io::Error, counters: &mut Counters) {
     match error.raw_os_error() {
         Some(libc::EAGAIN | libc::EINTR) => {}
         Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EPROTO | libc::EMSGSIZE) => {

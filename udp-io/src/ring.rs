@@ -41,7 +41,7 @@ use streams::Streams;
 /// [`write`](Ring::write), [`pause_read`](Ring::pause_read), [`close`](Ring::close), then
 /// [`flush`](Ring::flush), and [`reap`](Ring::reap) if the turn can take answers there: what is left unreaped
 /// makes the next poll return at once.
-pub struct Ring {
+pub(crate) struct EpollRing {
     config: RingConfig,
     epoll: Epoll,
     events: Events,
@@ -68,18 +68,18 @@ struct Listener {
     retry_at: Option<Instant>,
 }
 
-impl Ring {
+impl EpollRing {
     /// A ring of the given sizes, with its doorbell and nothing else.
     ///
     /// # Errors
     /// `InvalidInput` names a size that cannot work; otherwise the kernel's refusal of a descriptor.
-    pub fn new(config: &RingConfig) -> io::Result<Ring> {
+    pub(crate) fn new(config: &RingConfig) -> io::Result<EpollRing> {
         config.check()?;
         let epoll = Epoll::new()?;
         let doorbell = Doorbell::new()?;
         // The one edge in a house of levels: every ring is an edge, so the counter need not be read to be heard again.
         epoll.add(doorbell.as_fd(), DOORBELL_TOKEN, (EPOLLIN | EPOLLET) as u32)?;
-        Ok(Ring {
+        Ok(EpollRing {
             epoll,
             events: Events::with_capacity(EVENTS_MAX),
             doorbell,
@@ -98,15 +98,12 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says of the socket.
-    pub fn add_udp(&mut self, socket: UdpSocket) -> io::Result<UdpId> {
-        let index = index_of_next(self.udp.len())?;
+    pub(crate) fn add_udp(&mut self, socket: UdpSocket) -> io::Result<UdpId> {
+        let index = index_of_next(self.udp.len(), SOCKETS_MAX)?;
         let is_v6 = SockRef::from(&socket).domain()? == socket2::Domain::IPV6;
         socket.set_nonblocking(true)?;
         set_udp_options(&socket, is_v6, &self.config)?;
-        // Asking for no segmentation by default is harmless, and refused by kernels that have none (before
-        // 4.18).
-        let gso =
-            self.config.gso && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok();
+        let gso = tries_gso(&socket, &self.config);
         let queue = SendQueue::new(self.config.send_arena_bytes, self.config.sends_queued_max, is_v6, gso);
         self.epoll.add(socket.as_fd(), u64::from(UDP_TOKEN | index), EPOLLIN as u32)?;
         self.udp.push(Udp { socket, queue, overflows: 0, armed: EPOLLIN as u32 });
@@ -117,8 +114,8 @@ impl Ring {
     ///
     /// # Errors
     /// What the kernel says of the socket.
-    pub fn add_listener(&mut self, listener: TcpListener) -> io::Result<ListenerId> {
-        let index = index_of_next(self.listeners.len())?;
+    pub(crate) fn add_listener(&mut self, listener: TcpListener) -> io::Result<ListenerId> {
+        let index = index_of_next(self.listeners.len(), SOCKETS_MAX)?;
         listener.set_nonblocking(true)?;
         self.epoll.add(listener.as_fd(), u64::from(LISTENER_TOKEN | index), EPOLLIN as u32)?;
         self.listeners.push(Some(Listener { socket: listener, retry_at: None }));
@@ -127,7 +124,7 @@ impl Ring {
 
     /// Stops to accept and closes the listener; connections that wait in its backlog are reset. Its doors
     /// stay open. Does nothing for a listener that was removed before.
-    pub fn remove_listener(&mut self, listener: ListenerId) {
+    pub(crate) fn remove_listener(&mut self, listener: ListenerId) {
         // Closing the last descriptor of a socket takes it out of the epoll set.
         if let Some(listener) = self.listeners.get_mut(listener.index()) {
             *listener = None;
@@ -140,25 +137,25 @@ impl Ring {
     ///
     /// # Errors
     /// `QuotaExceeded` if `doors_max` doors are open; otherwise what the kernel says of the socket.
-    pub fn add_stream(&mut self, stream: TcpStream) -> io::Result<DoorId> {
+    pub(crate) fn add_stream(&mut self, stream: TcpStream) -> io::Result<DoorId> {
         self.streams.add(&self.epoll, stream, &mut self.counters)
     }
 
     /// A handle that wakes [`poll`](Ring::poll) from any thread.
     #[must_use]
-    pub fn doorbell(&self) -> Doorbell {
+    pub(crate) fn doorbell(&self) -> Doorbell {
         self.doorbell.clone()
     }
 
     /// What was done and what was dropped so far.
     #[must_use]
-    pub fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &Counters {
         &self.counters
     }
 
     /// Doors open now, those that are being closed included.
     #[must_use]
-    pub fn doors_open(&self) -> usize {
+    pub(crate) fn doors_open(&self) -> usize {
         self.streams.open()
     }
 
@@ -169,7 +166,7 @@ impl Ring {
     ///
     /// # Panics
     /// If `udp` is of another ring.
-    pub fn udp_address(&self, udp: UdpId) -> io::Result<std::net::SocketAddr> {
+    pub(crate) fn udp_address(&self, udp: UdpId) -> io::Result<std::net::SocketAddr> {
         self.udp[udp.index()].socket.local_addr()
     }
 
@@ -182,7 +179,7 @@ impl Ring {
     /// # Errors
     /// Only those of waiting itself, which mean that the ring is broken. What happens to a socket goes to the
     /// sink or is counted.
-    pub fn poll(&mut self, wait: Option<Duration>, sink: &mut impl Sink) -> io::Result<usize> {
+    pub(crate) fn poll(&mut self, wait: Option<Duration>, sink: &mut impl Sink) -> io::Result<usize> {
         self.flush()?;
         // Also when there is no time to wait: a busy ring must come back to accepting, too.
         let wait = self.end_accept_pauses(wait)?;
@@ -201,7 +198,7 @@ impl Ring {
     ///
     /// Without it a completed write would wait for the next poll, which then could not sleep: every write would
     /// cost a second system call.
-    pub fn reap(&mut self, sink: &mut impl Sink) -> usize {
+    pub(crate) fn reap(&mut self, sink: &mut impl Sink) -> usize {
         self.streams.report_due(EVENTS_MAX, &mut self.counters, sink)
     }
 
@@ -240,7 +237,7 @@ impl Ring {
     ///
     /// # Panics
     /// If `contents` is empty, `segment_bytes` is 0, or `udp` is of another ring.
-    pub fn send(&mut self, transmit: &Outgoing<'_>) {
+    pub(crate) fn send(&mut self, transmit: &Outgoing<'_>) {
         let udp = &mut self.udp[transmit.udp.index()];
         udp.queue.push(udp.socket.as_fd(), transmit, &mut self.counters);
     }
@@ -250,7 +247,7 @@ impl Ring {
     ///
     /// # Errors
     /// Only if the kernel refuses to watch a socket, which means that the ring is broken.
-    pub fn flush(&mut self) -> io::Result<()> {
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
         for (index, udp) in self.udp.iter_mut().enumerate() {
             if !udp.queue.is_empty() {
                 flush_udp(&self.epoll, index as u32, udp, &mut self.counters)?;
@@ -265,24 +262,18 @@ impl Ring {
     /// # Panics
     /// If a write is in flight on this door: there is one at a time, so that what waits, waits where fairness
     /// can be decided.
-    pub fn write(&mut self, door: DoorId, data: WriteBatch) {
+    pub(crate) fn write(&mut self, door: DoorId, data: WriteBatch) {
         self.streams.write(&self.epoll, door, data, &mut self.counters);
     }
 
-    /// Stops to read from a door: the kernel's buffer fills and the peer is held back. Does nothing if the
-    /// door is gone.
-    pub fn pause_read(&mut self, door: DoorId) {
-        self.streams.set_paused(&self.epoll, door, true);
-    }
-
-    /// Reads from a door again. Does nothing if the door is gone.
-    pub fn resume_read(&mut self, door: DoorId) {
-        self.streams.set_paused(&self.epoll, door, false);
+    /// See [`Ring::pause_read`](crate::Ring::pause_read), [`Ring::resume_read`](crate::Ring::resume_read).
+    pub(crate) fn set_paused(&mut self, door: DoorId, paused: bool) {
+        self.streams.set_paused(&self.epoll, door, paused);
     }
 
     /// Closes a door; nothing more is said of it than the end of a [`Close::Flush`]. Its name stays good for
     /// [`Close::Abort`], to end one that lingers. Does nothing if the door is gone.
-    pub fn close(&mut self, door: DoorId, how: Close) {
+    pub(crate) fn close(&mut self, door: DoorId, how: Close) {
         self.streams.close(&self.epoll, door, how, &mut self.counters);
     }
 
@@ -305,11 +296,7 @@ impl Ring {
                 Err(error) if is_of_one_connection(&error) => self.counters.accept_errors += 1,
                 // Level-triggered: without a pause the listener would be ready again at once, and fail again.
                 Err(error) => {
-                    let exhausted = matches!(
-                        error.raw_os_error(),
-                        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
-                    );
-                    let counter = if exhausted {
+                    let counter = if is_exhausted(&error) {
                         &mut self.counters.accept_exhausted
                     } else {
                         &mut self.counters.accept_errors
@@ -354,7 +341,7 @@ fn flush_udp(epoll: &Epoll, index: u32, udp: &mut Udp, counters: &mut Counters) 
     Ok(())
 }
 
-fn set_udp_options(socket: &UdpSocket, is_v6: bool, config: &RingConfig) -> io::Result<()> {
+pub(crate) fn set_udp_options(socket: &UdpSocket, is_v6: bool, config: &RingConfig) -> io::Result<()> {
     let fd: BorrowedFd<'_> = socket.as_fd();
     SockRef::from(socket).set_send_buffer_size(config.socket_send_buffer)?;
     SockRef::from(socket).set_recv_buffer_size(config.socket_receive_buffer)?;
@@ -376,16 +363,27 @@ fn set_udp_options(socket: &UdpSocket, is_v6: bool, config: &RingConfig) -> io::
     Ok(())
 }
 
-fn index_of_next(length: usize) -> io::Result<u32> {
-    if length >= SOCKETS_MAX {
+/// Whether trains may be sent in one piece.
+pub(crate) fn tries_gso(socket: &UdpSocket, config: &RingConfig) -> bool {
+    // Asking for no segmentation by default is harmless, and refused by kernels that have none (before 4.18).
+    config.gso && sys::set_option(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
+}
+
+pub(crate) fn index_of_next(length: usize, max: usize) -> io::Result<u32> {
+    if length >= max {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more sockets than a ring can name"));
     }
     Ok(length as u32)
 }
 
+/// Errors of `accept` for lack of descriptors or memory.
+pub(crate) fn is_exhausted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 /// Errors of `accept` that speak of a connection that died in the backlog (accept(2), "Error handling"), or
 /// of a signal.
-fn is_of_one_connection(error: &io::Error) -> bool {
+pub(crate) fn is_of_one_connection(error: &io::Error) -> bool {
     use libc::{
         ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM,
         EPROTO,
@@ -422,4 +420,4 @@ const EVENTS_MAX: usize = 256;
 const ACCEPTS_MAX: usize = 32;
 /// How long a listener rests when descriptors have run out: long enough to cost nothing, short enough for a
 /// client to wait.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

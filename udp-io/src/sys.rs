@@ -61,6 +61,16 @@ pub(crate) fn attach_reuseport_filter(
     check(result).map(drop)
 }
 
+/// Breaks a TCP connection off: the peer gets RST at once, and whatever waits on the socket ends.
+pub(crate) fn disconnect(stream: BorrowedFd<'_>) -> io::Result<()> {
+    let family = libc::AF_UNSPEC as libc::sa_family_t;
+    let nobody = libc::sockaddr { sa_family: family, sa_data: [0; 14] };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the address is live and of the given length; it is read during the call only.
+    let result = unsafe { libc::connect(stream.as_raw_fd(), &raw const nobody, length) };
+    check(result).map(drop)
+}
+
 /// Opens a non-blocking event counter.
 pub(crate) fn event_counter() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.

@@ -104,8 +104,7 @@ impl SendQueue {
             counters.dropped_unreachable += contents.len().div_ceil(segment_bytes) as u64;
             return;
         };
-        let train_bytes_max = (TRAIN_BYTES_MAX / segment_bytes).clamp(1, TRAIN_DATAGRAMS_MAX) * segment_bytes;
-        for train in contents.chunks(train_bytes_max) {
+        for train in contents.chunks(train_bytes_max(segment_bytes)) {
             if !self.has_room(train.len()) {
                 self.flush(socket, counters);
             }
@@ -135,7 +134,7 @@ impl SendQueue {
         while !self.blocked && self.cursor.entry < self.queued.len() {
             match self.send_some(socket, counters) {
                 Ok(()) => {}
-                Err(error) if is_icmp(&error) => {
+                Err(error) if error.raw_os_error().is_some_and(is_icmp) => {
                     counters.icmp_errors += 1;
                     if retried.replace(self.cursor) == Some(self.cursor) {
                         counters.dropped_unreachable += self.skip_piece();
@@ -236,8 +235,13 @@ fn advance(cursor: Cursor, entry: &Queued, piece: Piece) -> Cursor {
 }
 
 /// Errors that arrived by ICMP and wait on the socket for the next call.
-fn is_icmp(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EPROTO))
+pub(crate) fn is_icmp(error: i32) -> bool {
+    matches!(error, libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EPROTO)
+}
+
+/// Bytes of the longest train of such datagrams that the kernel takes at once.
+pub(crate) fn train_bytes_max(segment_bytes: usize) -> usize {
+    (TRAIN_BYTES_MAX / segment_bytes).clamp(1, TRAIN_DATAGRAMS_MAX) * segment_bytes
 }
 
 /// `UDP_MAX_SEGMENTS` of the kernels before 6.9 (later ones take 128).

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quelea_udp_io::{
-    Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, RingConfig, Sink, UdpId, WriteBatch,
+    Backend, Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, RingConfig, Sink, UdpId, WriteBatch,
 };
 
 /// Counts the calling thread's allocations; the memory itself is the system allocator's.
@@ -82,8 +82,8 @@ struct Scene {
 }
 
 impl Scene {
-    fn new() -> Scene {
-        let mut ring = Ring::new(&RingConfig::default()).unwrap();
+    fn new(backend: Backend) -> Scene {
+        let mut ring = Ring::new(&RingConfig { backend, ..RingConfig::default() }).unwrap();
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
         peer.connect(socket.local_addr().unwrap()).unwrap();
@@ -136,8 +136,18 @@ impl Scene {
 }
 
 #[test]
-fn a_ring_in_steady_state_allocates_nothing() {
-    let mut scene = Scene::new();
+fn a_ring_over_epoll_in_steady_state_allocates_nothing() {
+    allocates_nothing(Backend::Epoll);
+}
+
+/// Where the kernel forbids io_uring this is the test above.
+#[test]
+fn a_ring_over_io_uring_in_steady_state_allocates_nothing() {
+    allocates_nothing(Backend::Auto);
+}
+
+fn allocates_nothing(backend: Backend) {
+    let mut scene = Scene::new(backend);
     for number in 1..=3 {
         scene.round(number);
     }

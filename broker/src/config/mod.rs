@@ -54,6 +54,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// The operator's HTTP door: metrics and health.
     pub admin: AdminSection,
+    /// How shards speak to the kernel.
+    pub io: IoSection,
     /// Limits of the protocol: packets, queues, sessions.
     pub mqtt: MqttSection,
     /// Where and how the log is written.
@@ -167,6 +169,35 @@ pub struct TlsSection {
     /// PEM private key of the certificate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<PathBuf>,
+}
+
+/// `[io]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IoSection {
+    /// Which of the kernel's interfaces carries the sockets.
+    pub backend: IoBackend,
+    /// io_uring: received datagrams, or trains of them, that may wait for one shard (each up to 64 KiB). A power of two.
+    #[serde(deserialize_with = "units::count")]
+    pub datagram_buffers: u32,
+    /// io_uring: buffers into which one shard's TCP connections are read. A power of two.
+    #[serde(deserialize_with = "units::count")]
+    pub stream_buffers: u32,
+    /// io_uring: size of each of those.
+    pub stream_buffer_size: ByteSize,
+}
+
+/// What carries the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IoBackend {
+    /// io_uring where the kernel allows it, else epoll; the log says which and why.
+    #[default]
+    Auto,
+    /// io_uring, or no start.
+    IoUring,
+    /// epoll.
+    Epoll,
 }
 
 /// `[mqtt]`
@@ -324,6 +355,17 @@ impl Default for WssSection {
 impl Default for AdminSection {
     fn default() -> Self {
         Self { listen: vec![loopback(18083)], allow_anonymous: false }
+    }
+}
+
+impl Default for IoSection {
+    fn default() -> Self {
+        Self {
+            backend: IoBackend::Auto,
+            datagram_buffers: 64,
+            stream_buffers: 256,
+            stream_buffer_size: ByteSize(4 << 10),
+        }
     }
 }
 

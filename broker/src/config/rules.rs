@@ -19,6 +19,7 @@ pub(super) fn broken(config: &Config) -> Vec<Broken> {
     rules.node(config);
     rules.transports(config);
     rules.listeners(config);
+    rules.io(config);
     rules.protocol(config);
     rules.broken
 }
@@ -127,6 +128,20 @@ impl Rules {
             let what = format!("needs {section}.certificate, the certificate of this private key");
             self.refuse(&format!("{section}.key"), &what);
         }
+    }
+
+    fn io(&mut self, config: &Config) {
+        let io = &config.io;
+        let counts = [("io.datagram_buffers", io.datagram_buffers), ("io.stream_buffers", io.stream_buffers)];
+        for (key, count) in counts {
+            if !count.is_power_of_two() || count > 32_768 {
+                self.refuse(
+                    key,
+                    &format!("{count} is not possible, expected a power of two from 1 to 32768"),
+                );
+            }
+        }
+        self.size("io.stream_buffer_size", io.stream_buffer_size, 256..=32 * KIB);
     }
 
     fn protocol(&mut self, config: &Config) {

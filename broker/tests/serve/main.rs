@@ -2,6 +2,7 @@
 //!
 //! Every wait is bounded by [`PATIENCE`]; ports are chosen by the kernel.
 
+mod back_ends;
 mod client;
 mod process;
 mod quic;

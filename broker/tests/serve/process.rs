@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use quelea_mqtt::ReasonCode;
+use quelea_udp_io::{Backend, Choice};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -22,8 +23,13 @@ struct Process {
 }
 
 fn quelea(directory: &Path, arguments: &[&str]) -> Process {
+    quelea_in(directory, arguments, &[])
+}
+
+fn quelea_in(directory: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quelea"));
     command.args(arguments).arg("--data-dir").arg(directory).env_clear();
+    command.envs(environment.iter().copied());
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let out = lines(child.stdout.take().unwrap());
     let log = lines(child.stderr.take().unwrap());
@@ -133,6 +139,21 @@ fn the_banner_names_addresses_certificate_and_a_command() {
     assert_eq!(fingerprint.split(':').count(), 32, "{certificate}");
     let command = line_with(&process.out, "Try");
     assert!(command.ends_with(&format!("mosquitto_sub -p {} -t '#' -v", tcp.port())), "{command}");
+}
+
+#[test]
+fn one_line_of_the_log_says_which_back_end_and_why() {
+    let directory = directory();
+    let process = quelea_in(directory.path(), &ANY_PORTS, &[("QUELEA_IO__BACKEND", "epoll")]);
+    let line = line_with(&process.log, "input and output");
+    assert!(line.contains("backend=epoll") && line.contains("it was asked for"), "{line}");
+    drop(process);
+
+    let process = quelea(directory.path(), &ANY_PORTS);
+    let line = line_with(&process.log, "input and output");
+    let is_allowed = Choice::of(Backend::IoUring).is_ok();
+    let expected = if is_allowed { "backend=io_uring" } else { "backend=epoll" };
+    assert!(line.contains(expected) && line.contains("why="), "{line}");
 }
 
 #[test]

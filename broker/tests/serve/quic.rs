@@ -14,7 +14,7 @@ use crate::client::{Client, message};
 use crate::{PATIENCE, Served, any_port, serve, serve_with};
 
 /// One QUIC connection and its first stream, driven by a thread of its own.
-struct QuicStream {
+pub(crate) struct QuicStream {
     runtime: Runtime,
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
@@ -22,7 +22,7 @@ struct QuicStream {
     receive: quinn::RecvStream,
 }
 
-type QuicClient = Client<QuicStream>;
+pub(crate) type QuicClient = Client<QuicStream>;
 
 impl QuicStream {
     fn open(address: SocketAddr, trusted: &CertificateDer<'static>, alpn: &str) -> Self {
@@ -95,7 +95,7 @@ impl Served {
         QuicStream::open(self.broker.quic_addresses()[0], &trusted, alpn)
     }
 
-    fn quic_client(&self, name: &str) -> QuicClient {
+    pub(crate) fn quic_client(&self, name: &str) -> QuicClient {
         Client::introduce(self.quic("mqtt"), Connect::new(Version::V5, name))
     }
 }

@@ -17,7 +17,7 @@ use crate::sink::{Close, Closed, DoorId, ListenerId, Sink, WriteBatch};
 use crate::sys::Epoll;
 
 pub(super) struct Streams {
-    doors: Doors,
+    doors: Doors<Door>,
     /// Doors with a report that a call other than `poll` left behind. Each door is in it at most once; names
     /// may be stale.
     due: VecDeque<DoorId>,

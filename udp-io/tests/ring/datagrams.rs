@@ -6,7 +6,7 @@ use std::time::Duration;
 use quelea_udp_io::{Outgoing, Ring, RingConfig, UdpId};
 use socket2::{Domain, Socket, Type};
 
-use super::{Heard, poll_all, poll_until, poll_until_ring, ring_on};
+use super::{Heard, default_config, poll_all, poll_until, poll_until_ring, ring_on};
 
 fn to(udp: UdpId, destination: SocketAddr, contents: &[u8]) -> Outgoing<'_> {
     Outgoing { udp, destination, source: None, ecn: None, segment_bytes: None, contents }
@@ -51,19 +51,19 @@ fn train_arrives_split(ip: &str, config: &RingConfig) -> (Ring, Ring) {
 
 #[test]
 fn a_train_over_ipv4_leaves_whole_and_is_handed_over_split() {
-    let (sender, receiver) = train_arrives_split("127.0.0.1", &RingConfig::default());
+    let (sender, receiver) = train_arrives_split("127.0.0.1", &default_config());
     assert_eq!((sender.counters().gso_trains, receiver.counters().gro_trains), (1, 1));
 }
 
 #[test]
 fn a_train_over_ipv6_leaves_whole_and_is_handed_over_split() {
-    let (sender, receiver) = train_arrives_split("::1", &RingConfig::default());
+    let (sender, receiver) = train_arrives_split("::1", &default_config());
     assert_eq!((sender.counters().gso_trains, receiver.counters().gro_trains), (1, 1));
 }
 
 #[test]
 fn a_train_without_kernel_support_arrives_all_the_same() {
-    let config = RingConfig { gso: false, gro: false, ..RingConfig::default() };
+    let config = RingConfig { gso: false, gro: false, ..default_config() };
     let (sender, receiver) = train_arrives_split("127.0.0.1", &config);
     assert_eq!((sender.counters().gso_trains, receiver.counters().gro_trains), (0, 0));
 }
@@ -73,11 +73,11 @@ fn a_train_without_kernel_support_arrives_all_the_same() {
 #[test]
 fn a_train_that_the_kernel_refuses_is_sent_one_by_one() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let mut sender = Ring::new(&RingConfig::default()).unwrap();
+    let mut sender = Ring::new(&default_config()).unwrap();
     let no_checksums = socket.try_clone().unwrap();
     let udp = sender.add_udp(socket).unwrap();
     set_no_checksums(&no_checksums);
-    let (mut receiver, _, destination) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
 
     let contents = train(5, 1000, 1000);
     sender.send(&Outgoing { segment_bytes: Some(1000), ..to(udp, destination, &contents) });
@@ -102,8 +102,8 @@ fn set_no_checksums(socket: &UdpSocket) {
 
 #[test]
 fn more_than_the_kernel_cuts_at_once_is_sent_in_several_trains() {
-    let (mut sender, udp, _) = ring_on("127.0.0.1", &RingConfig::default());
-    let (mut receiver, _, destination) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
     let contents = train(150, 100, 30);
     sender.send(&Outgoing { segment_bytes: Some(100), ..to(udp, destination, &contents) });
     sender.flush().unwrap();
@@ -117,8 +117,8 @@ fn more_than_the_kernel_cuts_at_once_is_sent_in_several_trains() {
 #[test]
 fn every_ecn_mark_is_seen_in_both_families() {
     for ip in ["127.0.0.1", "::1"] {
-        let (mut sender, udp, _) = ring_on(ip, &RingConfig::default());
-        let (mut receiver, _, destination) = ring_on(ip, &RingConfig::default());
+        let (mut sender, udp, _) = ring_on(ip, &default_config());
+        let (mut receiver, _, destination) = ring_on(ip, &default_config());
         for ecn in 0..4 {
             sender.send(&Outgoing { ecn: Some(ecn), ..to(udp, destination, &[ecn]) });
         }
@@ -132,9 +132,9 @@ fn every_ecn_mark_is_seen_in_both_families() {
 
 #[test]
 fn an_answer_leaves_from_the_address_that_was_asked() {
-    let (mut server, udp, bound) = ring_on("0.0.0.0", &RingConfig::default());
+    let (mut server, udp, bound) = ring_on("0.0.0.0", &default_config());
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
-    client.set_read_timeout(Some(super::DEADLINE)).unwrap();
+    client.set_read_timeout(Some(crate::DEADLINE)).unwrap();
     let asked = SocketAddr::from(([127, 0, 0, 2], bound.port()));
     client.send_to(b"question", asked).unwrap();
 
@@ -155,10 +155,10 @@ fn what_came_before_the_ring_is_reported_like_the_rest() {
     for ip in ["127.0.0.1", "::1"] {
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         let address = socket.local_addr().unwrap();
-        let (mut sender, udp, from) = ring_on(ip, &RingConfig::default());
+        let (mut sender, udp, from) = ring_on(ip, &default_config());
         sender.send(&Outgoing { ecn: Some(1), ..to(udp, address, b"early") });
         sender.flush().unwrap();
-        let mut receiver = Ring::new(&RingConfig::default()).unwrap();
+        let mut receiver = Ring::new(&default_config()).unwrap();
         receiver.add_udp(socket).unwrap();
         let mut heard = Heard::default();
         poll_until(&mut receiver, &mut heard, "the early one", |heard| !heard.datagrams.is_empty());
@@ -173,10 +173,10 @@ fn mapped_addresses_are_normalised_and_answered() {
     let socket = Socket::new(Domain::IPV6, Type::DGRAM, None).unwrap();
     socket.set_only_v6(false).unwrap();
     socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into()).unwrap();
-    let mut server = Ring::new(&RingConfig::default()).unwrap();
+    let mut server = Ring::new(&default_config()).unwrap();
     let udp = server.add_udp(socket.into()).unwrap();
     let port = server.udp_address(udp).unwrap().port();
-    let (mut client, client_udp, client_address) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut client, client_udp, client_address) = ring_on("127.0.0.1", &default_config());
 
     let asked = SocketAddr::from(([127, 0, 0, 3], port));
     client.send(&Outgoing { ecn: Some(1), ..to(client_udp, asked, b"question") });
@@ -195,7 +195,7 @@ fn mapped_addresses_are_normalised_and_answered() {
 
 #[test]
 fn a_batch_is_bounded_and_the_rest_comes_with_the_next() {
-    let config = RingConfig { datagrams_per_receive: 8, gro: false, ..RingConfig::default() };
+    let config = RingConfig { datagrams_per_receive: 8, gro: false, ..default_config() };
     let (mut receiver, _, address) = ring_on("127.0.0.1", &config);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     for number in 0..20_u8 {
@@ -210,7 +210,7 @@ fn a_batch_is_bounded_and_the_rest_comes_with_the_next() {
 
 #[test]
 fn a_datagram_longer_than_its_slot_is_dropped_and_counted() {
-    let config = RingConfig { receive_buffer_bytes: 1500, gro: false, ..RingConfig::default() };
+    let config = RingConfig { receive_buffer_bytes: 1500, gro: false, ..default_config() };
     let (mut receiver, _, address) = ring_on("127.0.0.1", &config);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     client.send_to(&[1; 1501], address).unwrap();
@@ -225,9 +225,9 @@ fn a_datagram_longer_than_its_slot_is_dropped_and_counted() {
 
 #[test]
 fn a_train_longer_than_its_slot_loses_only_its_end() {
-    let config = RingConfig { receive_buffer_bytes: 2500, ..RingConfig::default() };
+    let config = RingConfig { receive_buffer_bytes: 2500, ..default_config() };
     let (mut receiver, _, destination) = ring_on("127.0.0.1", &config);
-    let (mut sender, udp, _) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
     let contents = train(4, 1000, 1000);
     sender.send(&Outgoing { segment_bytes: Some(1000), ..to(udp, destination, &contents) });
     sender.flush().unwrap();
@@ -240,7 +240,7 @@ fn a_train_longer_than_its_slot_loses_only_its_end() {
 
 #[test]
 fn what_the_kernel_had_no_room_for_is_counted_as_lost() {
-    let config = RingConfig { socket_receive_buffer: 4096, gro: false, ..RingConfig::default() };
+    let config = RingConfig { socket_receive_buffer: 4096, gro: false, ..default_config() };
     let (mut receiver, _, address) = ring_on("127.0.0.1", &config);
     let client = UdpSocket::bind("127.0.0.1:0").unwrap();
     for _ in 0..200 {
@@ -262,9 +262,9 @@ fn what_the_kernel_had_no_room_for_is_counted_as_lost() {
 
 #[test]
 fn a_full_arena_sends_first_and_then_drops_and_counts() {
-    let config = RingConfig { sends_queued_max: 4, ..RingConfig::default() };
+    let config = RingConfig { sends_queued_max: 4, ..default_config() };
     let (mut sender, udp, _) = ring_on("127.0.0.1", &config);
-    let (mut receiver, _, destination) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
     for number in 0..9_u8 {
         sender.send(&to(udp, destination, &[number]));
     }
@@ -281,13 +281,13 @@ fn a_full_arena_sends_first_and_then_drops_and_counts() {
 }
 
 fn sender_arena_bytes() -> usize {
-    RingConfig::default().send_arena_bytes
+    default_config().send_arena_bytes
 }
 
 #[test]
 fn refusals_of_the_kernel_are_counted_and_do_not_hold_up_what_follows() {
-    let (mut sender, udp, _) = ring_on("127.0.0.1", &RingConfig::default());
-    let (mut receiver, _, destination) = ring_on("127.0.0.1", &RingConfig::default());
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
     // Longer than UDP can carry; to a family that the socket cannot reach; from an address that is not ours.
     sender.send(&to(udp, destination, &[0; 66_000]));
     sender.send(&to(udp, "[::1]:9".parse().unwrap(), b"x"));
@@ -310,7 +310,7 @@ fn a_refused_peer_is_counted_and_the_socket_lives_on() {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let own_address = socket.local_addr().unwrap();
     socket.connect(peer_address).unwrap();
-    let mut ring = Ring::new(&RingConfig::default()).unwrap();
+    let mut ring = Ring::new(&default_config()).unwrap();
     let udp = ring.add_udp(socket).unwrap();
 
     drop(peer);
@@ -330,15 +330,68 @@ fn a_refused_peer_is_counted_and_the_socket_lives_on() {
 #[test]
 fn sizes_that_cannot_work_are_refused_with_a_reason() {
     let bad = [
-        RingConfig { datagrams_per_receive: 0, ..RingConfig::default() },
-        RingConfig { datagrams_per_receive: 65, ..RingConfig::default() },
-        RingConfig { receive_buffer_bytes: 1199, ..RingConfig::default() },
-        RingConfig { send_arena_bytes: 1000, ..RingConfig::default() },
-        RingConfig { read_buffer_bytes: 0, ..RingConfig::default() },
-        RingConfig { doors_max: usize::MAX, ..RingConfig::default() },
+        RingConfig { datagrams_per_receive: 0, ..default_config() },
+        RingConfig { datagrams_per_receive: 65, ..default_config() },
+        RingConfig { receive_buffer_bytes: 1199, ..default_config() },
+        RingConfig { send_arena_bytes: 1000, ..default_config() },
+        RingConfig { read_buffer_bytes: 0, ..default_config() },
+        RingConfig { doors_max: usize::MAX, ..default_config() },
     ];
     for config in bad {
         let error = Ring::new(&config).err().expect("refused");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{config:?}: {error}");
+    }
+}
+
+#[test]
+fn every_datagram_is_heard_with_a_single_buffer() {
+    let config = RingConfig { datagram_buffers: 1, ..default_config() };
+    let (mut receiver, _, address) = ring_on("127.0.0.1", &config);
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..50_u8 {
+        client.send_to(&[number], address).unwrap();
+    }
+    let mut heard = Heard::default();
+    poll_until(&mut receiver, &mut heard, "50 datagrams", |heard| heard.datagrams.len() >= 50);
+    assert!(heard.datagrams.iter().map(|datagram| datagram.bytes[0]).eq(0..50));
+    let is_uring = receiver.backend() == quelea_udp_io::Backend::IoUring;
+    assert_eq!(receiver.counters().datagram_buffers_exhausted > 0, is_uring);
+    assert_eq!(receiver.counters().receive_errors, 0);
+}
+
+/// More than one submission carries, to peers of both kinds, in one flush.
+#[test]
+fn a_thousand_datagrams_leave_in_one_flush() {
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
+    for number in 0..1000_u16 {
+        sender.send(&to(udp, destination, &number.to_ne_bytes()));
+    }
+    sender.flush().unwrap();
+    assert_eq!(sender.counters().datagrams_out, 1000);
+    let mut heard = Heard::default();
+    poll_until(&mut receiver, &mut heard, "1,000 datagrams", |heard| heard.datagrams.len() >= 1000);
+    let seen = heard.datagrams.iter().map(|datagram| u16::from_ne_bytes(datagram.bytes[..].try_into().unwrap()));
+    assert!(seen.eq(0..1000));
+}
+
+#[test]
+fn several_sockets_of_a_ring_keep_their_datagrams_apart() {
+    let mut ring = Ring::new(&default_config()).unwrap();
+    let sockets: Vec<UdpSocket> = (0..3).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+    let addresses: Vec<SocketAddr> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+    let ids: Vec<UdpId> = sockets.into_iter().map(|socket| ring.add_udp(socket).unwrap()).collect();
+    // Each sends to the next, one of them to nowhere in between.
+    for (index, id) in ids.iter().enumerate() {
+        ring.send(&Outgoing { source: Some("192.0.2.1".parse().unwrap()), ..to(*id, addresses[0], b"x") });
+        ring.send(&to(*id, addresses[(index + 1) % 3], &[index as u8]));
+    }
+    ring.flush().unwrap();
+    assert_eq!((ring.counters().datagrams_out, ring.counters().dropped_unreachable), (3, 3));
+    let mut heard = Heard::default();
+    poll_until(&mut ring, &mut heard, "3 datagrams", |heard| heard.datagrams.len() >= 3);
+    for datagram in &heard.datagrams {
+        let from = usize::from(datagram.bytes[0]);
+        assert_eq!((datagram.peer, datagram.udp), (addresses[from], ids[(from + 1) % 3]));
     }
 }

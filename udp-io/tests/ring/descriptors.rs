@@ -6,17 +6,19 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use quelea_udp_io::{Close, RingConfig};
+use quelea_udp_io::Close;
 
-use super::{DEADLINE, Heard, poll_until, poll_until_ring, ring_with_listener};
+use super::{DEADLINE, Heard, default_config, poll_until, poll_until_ring, ring_with_listener};
 
 /// Runs the server below in a process that may have few descriptors, and connects more clients than it can
 /// take.
 #[test]
 fn a_ring_without_descriptors_pauses_and_recovers() {
+    let (_, module) = module_path!().split_once("::").unwrap();
     let mut server = Command::new("sh")
-        .args(["-c", "ulimit -n 32 && exec \"$0\" --exact descriptors::serves_clients --nocapture"])
+        .args(["-c", "ulimit -n 32 && exec \"$0\" --exact \"$1\" --nocapture"])
         .arg(std::env::current_exe().unwrap())
+        .arg(format!("{module}::serves_clients"))
         .env(CLIENTS, CLIENT_COUNT.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -37,7 +39,7 @@ fn a_ring_without_descriptors_pauses_and_recovers() {
 /// unhindered.
 #[test]
 fn serves_clients() {
-    let (mut ring, _, address) = ring_with_listener(&RingConfig::default());
+    let (mut ring, _, address) = ring_with_listener(&default_config());
     let mut heard = Heard::default();
     let Some(clients) = std::env::var_os(CLIENTS) else {
         let _client = TcpStream::connect(address).unwrap();

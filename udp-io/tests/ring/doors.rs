@@ -10,7 +10,7 @@ use quelea_udp_io::{Close, Closed, DoorId, Ring, RingConfig, WriteBatch};
 use smallvec::smallvec;
 use socket2::SockRef;
 
-use super::{DEADLINE, Heard, poll_all, poll_until, poll_until_ring, ring, ring_with_listener};
+use super::{DEADLINE, Heard, default_config, poll_all, poll_until, poll_until_ring, ring, ring_with_listener};
 
 /// A ring, a client, and the door between them.
 fn connected(config: &RingConfig) -> (Ring, Heard, TcpStream, DoorId) {
@@ -36,7 +36,7 @@ fn pattern(length: usize) -> Vec<u8> {
 
 #[test]
 fn bytes_one_at_a_time_are_echoed_in_order() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     for (count, byte) in pattern(300).into_iter().enumerate() {
         client.write_all(&[byte]).unwrap();
         poll_until(&mut ring, &mut heard, "one byte", |heard| heard.bytes_of(door).len() > count);
@@ -52,7 +52,7 @@ fn bytes_one_at_a_time_are_echoed_in_order() {
 
 #[test]
 fn the_pieces_of_a_batch_leave_in_order_and_empty_ones_do_no_harm() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     let expected = pattern(1000);
     let mut pieces: WriteBatch = expected.chunks(7).map(Bytes::copy_from_slice).collect();
     pieces.insert(0, Bytes::new());
@@ -72,7 +72,7 @@ fn the_pieces_of_a_batch_leave_in_order_and_empty_ones_do_no_harm() {
 #[test]
 fn a_large_write_completes_only_when_a_slow_reader_has_taken_it() {
     const LENGTH: usize = 4 << 20;
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     let expected = pattern(LENGTH);
     ring.write(door, smallvec![Bytes::from(expected.clone())]);
     poll_all(&mut ring, &mut heard);
@@ -96,14 +96,14 @@ fn a_large_write_completes_only_when_a_slow_reader_has_taken_it() {
 #[test]
 #[should_panic(expected = "a write is in flight")]
 fn a_second_write_before_written_is_our_own_fault() {
-    let (mut ring, _, _client, door) = connected(&RingConfig::default());
+    let (mut ring, _, _client, door) = connected(&default_config());
     ring.write(door, batch(b"one"));
     ring.write(door, batch(b"two"));
 }
 
 #[test]
 fn a_paused_door_holds_its_peer_back_and_loses_nothing() {
-    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, client, door) = connected(&default_config());
     ring.pause_read(door);
     client.set_nonblocking(true).unwrap();
     let chunk = pattern(64 << 10);
@@ -130,7 +130,7 @@ fn a_paused_door_holds_its_peer_back_and_loses_nothing() {
 #[test]
 fn a_poll_reads_from_each_door_once_and_a_bounded_amount() {
     const LENGTH: usize = 32 << 10;
-    let config = RingConfig { read_buffer_bytes: 1024, ..RingConfig::default() };
+    let config = RingConfig { read_buffer_bytes: 1024, ..default_config() };
     let (mut ring, mut heard, mut first, _) = connected(&config);
     let mut second = TcpStream::connect(first.peer_addr().unwrap()).unwrap();
     poll_until(&mut ring, &mut heard, "the second", |heard| heard.opened.len() == 2);
@@ -151,7 +151,7 @@ fn a_poll_reads_from_each_door_once_and_a_bounded_amount() {
 
 #[test]
 fn a_fin_ends_the_input_and_leaves_the_output_open() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     client.write_all(b"last words").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
@@ -177,7 +177,7 @@ fn a_fin_ends_the_input_and_leaves_the_output_open() {
 #[test]
 fn a_reset_is_told_from_a_fin_also_while_paused() {
     for paused in [false, true] {
-        let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+        let (mut ring, mut heard, client, door) = connected(&default_config());
         if paused {
             ring.pause_read(door);
         }
@@ -195,7 +195,7 @@ fn a_reset_is_told_from_a_fin_also_while_paused() {
 
 #[test]
 fn a_reset_after_a_fin_is_told() {
-    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, client, door) = connected(&default_config());
     client.shutdown(Shutdown::Write).unwrap();
     poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
     // Closing with unread input sends RST.
@@ -212,7 +212,7 @@ fn a_reset_after_a_fin_is_told() {
 
 #[test]
 fn a_write_to_a_connection_that_is_gone_is_told_in_the_next_poll() {
-    let (mut ring, mut heard, client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, client, door) = connected(&default_config());
     SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
     ring.write(door, batch(b"to nobody"));
@@ -229,7 +229,7 @@ fn a_write_to_a_connection_that_is_gone_is_told_in_the_next_poll() {
 #[test]
 fn flush_delivers_all_that_was_in_flight_before_the_fin() {
     const LENGTH: usize = 1 << 20;
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     let expected = pattern(LENGTH);
     ring.write(door, smallvec![Bytes::from(expected.clone())]);
     ring.close(door, Close::Flush);
@@ -249,21 +249,23 @@ fn flush_delivers_all_that_was_in_flight_before_the_fin() {
 
 #[test]
 fn a_write_that_was_taken_is_not_told_after_close() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     ring.write(door, batch(b"goodbye"));
     ring.close(door, Close::Flush);
-    let mut seen = Vec::new();
-    client.read_to_end(&mut seen).unwrap();
-    assert_eq!(seen, b"goodbye");
-    drop(client);
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        client.read_to_end(&mut seen).unwrap();
+        seen
+    });
     poll_until(&mut ring, &mut heard, "the end of the door", |heard| !heard.closed.is_empty());
+    assert_eq!(reader.join().unwrap(), b"goodbye");
     assert_eq!((heard.closed_as(door), ring.doors_open()), (vec![Closed::Flushed], 0));
     assert!(heard.written.is_empty());
 }
 
 #[test]
 fn a_door_that_lingers_is_ended_by_abort() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     ring.close(door, Close::Flush);
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "our FIN");
     poll_all(&mut ring, &mut heard);
@@ -275,7 +277,7 @@ fn a_door_that_lingers_is_ended_by_abort() {
 
 #[test]
 fn abort_resets_the_peer() {
-    let (mut ring, _, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, _, mut client, door) = connected(&default_config());
     ring.close(door, Close::Abort);
     assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert_eq!(ring.doors_open(), 0);
@@ -283,7 +285,7 @@ fn abort_resets_the_peer() {
 
 #[test]
 fn a_stale_name_harms_no_successor() {
-    let (mut ring, mut heard, client, old) = connected(&RingConfig::default());
+    let (mut ring, mut heard, client, old) = connected(&default_config());
     let address = client.peer_addr().unwrap();
     ring.close(old, Close::Abort);
     let mut successor = TcpStream::connect(address).unwrap();
@@ -300,6 +302,7 @@ fn a_stale_name_harms_no_successor() {
     successor.write_all(b"hello").unwrap();
     poll_until(&mut ring, &mut heard, "hello", |heard| heard.bytes_of(new) == b"hello");
     ring.write(new, batch(b"right"));
+    ring.flush().unwrap();
     let mut answer = [0; 5];
     successor.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"right");
@@ -307,7 +310,7 @@ fn a_stale_name_harms_no_successor() {
 
 #[test]
 fn beyond_doors_max_a_connection_is_reset_and_counted() {
-    let config = RingConfig { doors_max: 1, ..RingConfig::default() };
+    let config = RingConfig { doors_max: 1, ..default_config() };
     let (mut ring, mut heard, first, door) = connected(&config);
     let address = first.peer_addr().unwrap();
     let mut second = TcpStream::connect(address).unwrap();
@@ -321,7 +324,7 @@ fn beyond_doors_max_a_connection_is_reset_and_counted() {
 
 #[test]
 fn a_removed_listener_accepts_no_more_and_its_doors_stay() {
-    let (mut ring, mut heard, mut client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, mut client, door) = connected(&default_config());
     let listener = heard.opened[0].1;
     ring.remove_listener(listener);
     ring.remove_listener(listener);
@@ -333,8 +336,9 @@ fn a_removed_listener_accepts_no_more_and_its_doors_stay() {
 
 #[test]
 fn a_write_that_is_complete_is_reaped_and_the_next_poll_sleeps() {
-    let (mut ring, mut heard, _client, door) = connected(&RingConfig::default());
+    let (mut ring, mut heard, _client, door) = connected(&default_config());
     ring.write(door, batch(b"taken at once"));
+    ring.flush().unwrap();
     assert_eq!(ring.reap(&mut heard), 1);
     assert_eq!(heard.written, [door]);
     assert_eq!(ring.reap(&mut heard), 0, "told once");
@@ -412,8 +416,215 @@ fn a_stream_of_our_own_that_nobody_accepts_ends_with_a_reset() {
 
 #[test]
 fn a_stream_beyond_doors_max_is_refused() {
-    let mut ring = Ring::new(&RingConfig { doors_max: 0, ..RingConfig::default() }).unwrap();
+    let mut ring = Ring::new(&RingConfig { doors_max: 0, ..default_config() }).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let refusal = ring.add_stream(connecting(listener.local_addr().unwrap())).unwrap_err();
     assert_eq!(refusal.kind(), std::io::ErrorKind::QuotaExceeded);
+}
+
+#[test]
+fn a_ring_is_built_on_one_thread_and_used_on_another() {
+    let (mut ring, listener, address) = ring_with_listener(&default_config());
+    let doorbell = ring.doorbell();
+    let user = thread::spawn(move || {
+        let mut heard = Heard::default();
+        poll_until(&mut ring, &mut heard, "the client", |heard| !heard.opened.is_empty());
+        let door = heard.opened[0].0;
+        poll_until(&mut ring, &mut heard, "bytes", |heard| heard.bytes_of(door) == b"hello");
+        assert_eq!(heard.opened[0].1, listener);
+        poll_until(&mut ring, &mut heard, "the bell", |heard| heard.doorbells > 0);
+    });
+    TcpStream::connect(address).unwrap().write_all(b"hello").unwrap();
+    doorbell.ring();
+    user.join().unwrap();
+}
+
+/// Both while the other ring's thread has not come so far as to listen, and while it waits.
+#[test]
+fn a_ring_rings_anothers_bell() {
+    let mut near = ring();
+    let mut far = ring();
+    let bell = far.doorbell();
+    near.ring_bell(&bell);
+    near.flush().unwrap();
+    near.poll(Some(Duration::ZERO), &mut Heard::default()).unwrap();
+    let (first, has_heard) = std::sync::mpsc::channel();
+    let listens = thread::spawn(move || {
+        let mut heard = Heard::default();
+        poll_until(&mut far, &mut heard, "the first bell", |heard| heard.doorbells == 1);
+        first.send(()).unwrap();
+        // For ever: only the bell can end it.
+        assert_eq!(far.poll(None, &mut heard).unwrap(), 1);
+        assert_eq!(heard.doorbells, 2);
+        assert_eq!(far.poll(Some(Duration::ZERO), &mut heard).unwrap(), 0);
+    });
+    has_heard.recv_timeout(DEADLINE).unwrap();
+    near.ring_bell(&bell);
+    near.flush().unwrap();
+    listens.join().unwrap();
+}
+
+/// What the kernel has read already when the pause comes must neither be told nor be lost.
+#[test]
+fn a_door_that_is_paused_amid_a_stream_is_silent_until_it_is_resumed() {
+    const LENGTH: usize = 48 << 10;
+    let config = RingConfig { read_buffer_bytes: 2048, stream_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(LENGTH);
+    client.write_all(&expected).unwrap();
+    let mut pauses = 0;
+    while heard.bytes_of(door).len() < LENGTH {
+        let before = heard.bytes_of(door).len();
+        poll_until(&mut ring, &mut heard, "more", |heard| heard.bytes_of(door).len() > before);
+        ring.pause_read(door);
+        let told = heard.bytes_of(door).len();
+        poll_all(&mut ring, &mut heard);
+        assert_eq!(ring.poll(Some(Duration::from_millis(1)), &mut heard).unwrap(), 0, "it sleeps");
+        assert_eq!(heard.bytes_of(door).len(), told, "told while paused");
+        ring.resume_read(door);
+        pauses += 1;
+    }
+    assert_eq!(heard.bytes_of(door), expected);
+    assert!(pauses >= LENGTH / 2048, "{pauses} pauses");
+    assert_eq!(ring.counters().door_bytes_in, LENGTH as u64);
+}
+
+#[test]
+fn a_peers_fin_waits_behind_what_a_paused_door_has_not_told() {
+    let config = RingConfig { read_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(8 << 10);
+    client.write_all(&expected).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "some", |heard| !heard.bytes_of(door).is_empty());
+    ring.pause_read(door);
+    poll_all(&mut ring, &mut heard);
+    assert!(heard.closed.is_empty() && heard.bytes_of(door).len() < expected.len());
+    ring.resume_read(door);
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    assert_eq!(heard.bytes_of(door), expected, "all of it before the end");
+    assert_eq!(heard.closed, [(door, Closed::EndOfStream)]);
+}
+
+#[test]
+fn a_flush_amid_a_stream_throws_the_rest_away() {
+    let config = RingConfig { read_buffer_bytes: 1024, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    client.write_all(&pattern(8 << 10)).unwrap();
+    poll_until(&mut ring, &mut heard, "some", |heard| !heard.bytes_of(door).is_empty());
+    let told = heard.bytes_of(door).len();
+    ring.close(door, Close::Flush);
+    client.shutdown(Shutdown::Write).unwrap();
+    poll_until(&mut ring, &mut heard, "the end", |heard| !heard.closed.is_empty());
+    assert_eq!((heard.bytes_of(door).len(), heard.closed_as(door)), (told, vec![Closed::Flushed]));
+    assert_eq!(ring.counters().door_bytes_discarded, (8 << 10) - told as u64);
+}
+
+/// More doors speak at once than there are buffers.
+#[test]
+fn every_door_is_heard_with_a_single_stream_buffer() {
+    const CLIENTS: usize = 24;
+    let config = RingConfig { stream_buffers: 1, ..default_config() };
+    let (mut ring, mut heard, first, _) = connected(&config);
+    let address = first.peer_addr().unwrap();
+    let mut clients = vec![first];
+    clients.extend((1..CLIENTS).map(|_| TcpStream::connect(address).unwrap()));
+    poll_until(&mut ring, &mut heard, "every client", |heard| heard.opened.len() == CLIENTS);
+    let expected = pattern(10_000);
+    for client in &mut clients {
+        client.write_all(&expected).unwrap();
+    }
+    let all = |heard: &Heard| {
+        heard.opened.iter().all(|(door, ..)| heard.bytes_of(*door).len() >= expected.len())
+    };
+    poll_until(&mut ring, &mut heard, "all bytes", all);
+    assert!(heard.opened.iter().all(|(door, ..)| heard.bytes_of(*door) == expected));
+    let is_uring = ring.backend() == quelea_udp_io::Backend::IoUring;
+    assert_eq!(ring.counters().stream_buffers_exhausted > 0, is_uring);
+}
+
+/// Where all doors together hold more than they may, each is read one buffer at a time, and still whole.
+#[test]
+fn doors_that_hold_too_much_are_read_slowly_and_lose_nothing() {
+    const LENGTH: usize = 64 << 10;
+    let config = RingConfig { read_buffer_bytes: 512, held_bytes_max: 0, ..default_config() };
+    let (mut ring, mut heard, mut client, door) = connected(&config);
+    let expected = pattern(LENGTH);
+    client.write_all(&expected).unwrap();
+    poll_until(&mut ring, &mut heard, "all of it", |heard| heard.bytes_of(door).len() >= LENGTH);
+    assert_eq!(heard.bytes_of(door), expected);
+    assert_eq!(ring.counters().door_bytes_held, 0, "one buffer at a time is never too much");
+}
+
+#[test]
+fn a_ring_that_goes_takes_its_sockets_with_it() {
+    let (mut ring, mut heard, client, blocked) = connected(&default_config());
+    let address = client.peer_addr().unwrap();
+    let paused = TcpStream::connect(address).unwrap();
+    poll_until(&mut ring, &mut heard, "the second", |heard| heard.opened.len() == 2);
+    // A write that nobody takes, a door that nobody reads, and a bell that outlives its ring.
+    ring.write(blocked, smallvec![Bytes::from(pattern(8 << 20))]);
+    ring.pause_read(heard.opened[1].0);
+    poll_all(&mut ring, &mut heard);
+    ring.write(heard.opened[1].0, batch(b"queued, never submitted"));
+    let bell = ring.doorbell();
+    drop(ring);
+    for mut client in [client, paused] {
+        client.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut rest = Vec::new();
+        if let Err(error) = client.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+    bell.ring();
+    let successor = std::net::TcpListener::bind(address);
+    assert!(successor.is_ok(), "the port is free: {successor:?}");
+}
+
+/// Many doors in all states at once, opened and closed in every way.
+#[test]
+fn doors_that_come_and_go_leave_nothing_behind() {
+    let (mut ring, _, address) = ring_with_listener(&default_config());
+    let mut heard = Heard::default();
+    for round in 0..40_usize {
+        let clients: Vec<TcpStream> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let opened = heard.opened.len();
+        poll_until(&mut ring, &mut heard, "all", |heard| heard.opened.len() == opened + 8);
+        let doors: Vec<DoorId> = heard.opened[opened..].iter().map(|(door, ..)| *door).collect();
+        for (index, (door, mut client)) in doors.iter().zip(&clients).enumerate() {
+            client.write_all(b"something").unwrap();
+            if (index + round) % 2 == 0 {
+                ring.pause_read(*door);
+            }
+            if (index + round) % 3 == 0 {
+                ring.write(*door, batch(b"answer"));
+            }
+            match (index + round) % 5 {
+                0 => ring.close(*door, Close::Abort),
+                1 => ring.close(*door, Close::Flush),
+                2 => SockRef::from(client).set_linger(Some(Duration::ZERO)).unwrap(),
+                _ => {}
+            }
+        }
+        ring.poll(Some(Duration::ZERO), &mut heard).unwrap();
+        drop(clients);
+        for door in doors {
+            ring.resume_read(door);
+        }
+        ring.poll(Some(Duration::ZERO), &mut heard).unwrap();
+        for (door, why) in std::mem::take(&mut heard.closed) {
+            if why == Closed::EndOfStream {
+                ring.close(door, Close::Flush);
+            }
+        }
+    }
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while ring.doors_open() > 0 {
+        assert!(std::time::Instant::now() < deadline, "{} doors stay", ring.doors_open());
+        ring.poll(Some(Duration::from_millis(5)), &mut heard).unwrap();
+        for (door, _) in std::mem::take(&mut heard.closed) {
+            ring.close(door, Close::Flush);
+        }
+    }
+    assert_eq!((ring.counters().doors_opened, ring.counters().doors_closed), (320, 320));
 }

@@ -1,16 +1,56 @@
 //! The ring through its public surface, on loopback, with ports that the kernel chooses.
+//!
+//! What a ring promises is tested on both back ends by the same tests. Where the kernel forbids io_uring its half runs
+//! on epoll and says so, unless `QUELEA_TEST_IO_URING=required`: then it fails.
 
-mod datagrams;
-mod descriptors;
-mod doors;
+mod choice;
 mod groups;
 mod steering;
+
+/// The tests of what a ring promises, on one back end.
+macro_rules! on {
+    ($module:ident, $backend:expr) => {
+        #[path = "."]
+        #[allow(clippy::duplicate_mod)] // that is the point
+        mod $module {
+            mod datagrams;
+            mod descriptors;
+            mod doors;
+
+            use super::*;
+
+            fn default_config() -> RingConfig {
+                RingConfig { backend: tested($backend), ..RingConfig::default() }
+            }
+
+            fn ring() -> Ring {
+                Ring::new(&default_config()).unwrap()
+            }
+        }
+    };
+}
+
+on!(epoll, Backend::Epoll);
+on!(io_uring, Backend::IoUring);
+
+/// The back end to test on instead of `wanted`, which the kernel may forbid.
+fn tested(wanted: Backend) -> Backend {
+    match Choice::of(wanted) {
+        Ok(choice) => choice.backend,
+        Err(error) => {
+            let is_required = std::env::var("QUELEA_TEST_IO_URING").is_ok_and(|said| said == "required");
+            assert!(!is_required, "{error}");
+            println!("{error}: tested on epoll instead");
+            Backend::Epoll
+        }
+    }
+}
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::time::{Duration, Instant};
 
-use quelea_udp_io::{Closed, Datagram, DoorId, ListenerId, Ring, RingConfig, Sink, UdpId};
+use quelea_udp_io::{Backend, Choice, Closed, Datagram, DoorId, ListenerId, Ring, RingConfig, Sink, UdpId};
 
 /// All that a ring has told.
 #[derive(Default)]
@@ -69,10 +109,6 @@ impl Sink for Heard {
     }
 }
 
-fn ring() -> Ring {
-    Ring::new(&RingConfig::default()).unwrap()
-}
-
 /// A ring with one UDP socket bound to `ip`.
 fn ring_on(ip: &str, config: &RingConfig) -> (Ring, UdpId, SocketAddr) {
     let mut ring = Ring::new(config).unwrap();
@@ -112,12 +148,6 @@ fn poll_until_ring(ring: &mut Ring, heard: &mut Heard, awaited: &str, done: impl
 /// Polls until a poll finds nothing to do.
 fn poll_all(ring: &mut Ring, heard: &mut Heard) {
     while ring.poll(Some(Duration::ZERO), heard).unwrap() > 0 {}
-}
-
-#[test]
-fn a_ring_may_be_built_on_one_thread_and_used_on_another() {
-    fn assert_send<T: Send>(_: &T) {}
-    assert_send(&ring());
 }
 
 /// Generous: the machine may be busy.

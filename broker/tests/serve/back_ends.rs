@@ -1,0 +1,93 @@
+//! The broker on each back end by force: bytes, datagrams, shards that wake one another, and the end. Where the kernel
+//! forbids io_uring its tests say so and pass.
+
+use std::thread;
+
+use quelea::broker::Broker;
+use quelea::config::IoBackend;
+use quelea_mqtt::{QoS, ReasonCode};
+use quelea_udp_io::{Backend, Choice};
+
+use crate::client::message;
+use crate::{Served, config, serve_with};
+
+/// A broker on `backend`; `None` where the kernel forbids it.
+fn serve_on(backend: IoBackend) -> Option<Served> {
+    if backend == IoBackend::IoUring
+        && let Err(error) = Choice::of(Backend::IoUring)
+    {
+        println!("{error}: not tested");
+        return None;
+    }
+    Some(serve_with(|config| config.io.backend = backend))
+}
+
+fn messages_cross_shards_and_transports(backend: IoBackend) {
+    let Some(served) = serve_on(backend) else { return };
+    let mut near = served.client_on(0, "near");
+    let mut far = served.client_on(1, "far");
+    let mut over_quic = served.quic_client("over quic");
+    near.subscribe("near", QoS::ExactlyOnce);
+    far.subscribe("far", QoS::ExactlyOnce);
+    over_quic.subscribe("quic", QoS::ExactlyOnce);
+    let large: Vec<u8> = (0..300_000_u32).map(|n| (n % 251) as u8).collect();
+    for payload in [&b"small"[..], &large] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let [to_near, to_far, to_quic] =
+                ["near", "far", "quic"].map(|topic| message(topic, payload, qos));
+            near.publish(&to_far);
+            assert_eq!(far.message(), to_far);
+            far.publish(&to_quic);
+            assert_eq!(over_quic.message(), to_quic);
+            over_quic.publish(&to_near);
+            assert_eq!(near.message(), to_near);
+        }
+    }
+}
+
+fn draining_dismisses_every_client(backend: IoBackend) {
+    let Some(served) = serve_on(backend) else { return };
+    let mut clients = [served.client_on(0, "one"), served.client_on(1, "other")];
+    let drained = thread::spawn(move || served.broker.drain_and_stop());
+    for client in &mut clients {
+        assert_eq!(client.dismissed(), ReasonCode::SERVER_SHUTTING_DOWN);
+    }
+    drop(clients);
+    assert!(drained.join().unwrap(), "all had gone in time");
+}
+
+#[test]
+fn messages_cross_shards_and_transports_over_epoll() {
+    messages_cross_shards_and_transports(IoBackend::Epoll);
+}
+
+#[test]
+fn messages_cross_shards_and_transports_over_io_uring() {
+    messages_cross_shards_and_transports(IoBackend::IoUring);
+}
+
+#[test]
+fn draining_dismisses_every_client_over_epoll() {
+    draining_dismisses_every_client(IoBackend::Epoll);
+}
+
+#[test]
+fn draining_dismisses_every_client_over_io_uring() {
+    draining_dismisses_every_client(IoBackend::IoUring);
+}
+
+/// A broker that has gone has let go of its ports, standing requests or not.
+#[test]
+fn ports_are_free_again_when_a_broker_has_stopped() {
+    for backend in [IoBackend::Epoll, IoBackend::IoUring] {
+        let Some(served) = serve_on(backend) else { continue };
+        let (tcp, quic) = (served.tcp(), served.broker.quic_addresses()[0]);
+        let _client = served.client("client");
+        drop(served);
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = config(&directory);
+        config.tcp.listen = vec![tcp];
+        config.quic.listen = vec![quic];
+        assert!(Broker::start(config).is_ok(), "{backend:?}");
+    }
+}

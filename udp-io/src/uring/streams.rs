@@ -1,0 +1,584 @@
+//! The byte streams of the io_uring back end: accepted, read, written and closed by standing requests.
+//!
+//! ```text
+//!              pause_read, or too much is held
+//!   reading ─────────────────────────────────────► cancelling ──the request's end──► idle (a hang-up is watched for)
+//!      ▲                                                                              │
+//!      └─────────────────────── resume_read, and what was held has been handed over ──┘
+//! ```
+//!
+//! Reading is one multishot request per door, so bytes may arrive that the sink is not to hear yet: beyond a poll's
+//! share, or between a pause and the end of the request. They are *held*: copied out of the shared buffers, so that one
+//! door never keeps the others' buffers, and handed over before anything that follows. Held bytes are bounded: a door
+//! that holds a poll's share stops reading, and what one run of the kernel can still bring is 32 buffers, or the
+//! socket's receive buffer; where all doors together hold `held_bytes_max`, doors read one buffer at a time.
+//!
+//! A door's descriptor is named by queued requests until the queue has been taken, and kept open by standing requests
+//! until they end. So closing a descriptor ends nothing by itself: an abort disconnects the socket, which sends RST at
+//! once and ends whatever stands on it, and the descriptor is closed after the queue has been taken. Completions that
+//! come later carry a name that is stale and only give their buffers back.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::kernel::{Completion, Kernel};
+use super::token::{Kind, Token};
+use crate::address::canonical;
+use crate::config::RingConfig;
+use crate::counters::Counters;
+use crate::doors::Doors;
+use crate::sink::{Close, Closed, DoorId, ListenerId, Sink, WriteBatch};
+use crate::sys;
+
+pub(super) struct Streams {
+    doors: Doors<Door>,
+    /// Doors with something to report that no completion will bring. Each door is in it at most once; names may be
+    /// stale.
+    due: VecDeque<DoorId>,
+    /// Bytes held for all doors.
+    held_bytes: usize,
+    held_bytes_max: usize,
+    /// What one door may hand over per poll.
+    share_bytes: usize,
+    /// Counts polls, to know a door's share of this one.
+    poll: u32,
+    buffers: u16,
+    buffer_bytes: usize,
+    send_buffer: Option<usize>,
+    receive_buffer: Option<usize>,
+}
+
+/// One byte stream.
+struct Door {
+    stream: TcpStream,
+    reading: Reading,
+    /// A request waits for the connection to break.
+    watches_hangup: bool,
+    /// The lease of the write that the kernel has.
+    write: Option<u32>,
+    /// A write of nothing is done; the report is due.
+    written_due: bool,
+    /// The connection failed in a call that may not report; the report is due.
+    failed: Option<io::ErrorKind>,
+    in_due_list: bool,
+    paused: bool,
+    /// How the input ended; it is told when what was held has been handed over.
+    ended: Option<Ended>,
+    /// The peer's FIN has been told, or taken note of by a door that is closing.
+    input_ended: bool,
+    /// `close(Flush)` was called: nothing but its end is reported, and input is thrown away.
+    closing: bool,
+    /// Both sides have ended; the report is due, and the door goes with it.
+    flushed: bool,
+    held: Option<Box<Held>>,
+    /// The poll in which the door last handed over bytes, and how many.
+    handed_in: u32,
+    handed_bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Idle,
+    Armed,
+    Cancelling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    Fin,
+    Broken(io::ErrorKind),
+}
+
+/// Bytes that have arrived and were not handed over.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    handed: usize,
+}
+
+impl Held {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.handed..]
+    }
+}
+
+impl Door {
+    fn new(stream: TcpStream) -> Door {
+        Door {
+            stream,
+            reading: Reading::Idle,
+            watches_hangup: false,
+            write: None,
+            written_due: false,
+            failed: None,
+            in_due_list: false,
+            paused: false,
+            ended: None,
+            input_ended: false,
+            closing: false,
+            flushed: false,
+            held: None,
+            handed_in: 0,
+            handed_bytes: 0,
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.rest().len())
+    }
+
+    /// Whether a report of its end waits: nothing else matters then.
+    fn is_over(&self) -> bool {
+        self.failed.is_some() || self.flushed
+    }
+
+    /// A closing door always reads, or a peer that is stuck in writing would never come to read our last words.
+    fn may_hand_over(&self) -> bool {
+        !self.paused || self.closing
+    }
+}
+
+impl Streams {
+    pub(super) fn new(config: &RingConfig) -> Streams {
+        Streams {
+            doors: Doors::new(config.doors_max),
+            due: VecDeque::new(),
+            held_bytes: 0,
+            held_bytes_max: config.held_bytes_max,
+            share_bytes: config.read_buffer_bytes,
+            poll: 0,
+            buffers: config.stream_buffers as u16,
+            buffer_bytes: config.stream_buffer_bytes.min(config.read_buffer_bytes),
+            send_buffer: config.door_send_buffer,
+            receive_buffer: config.door_receive_buffer,
+        }
+    }
+
+    pub(super) fn provide_buffers(&self, kernel: &mut Kernel) -> io::Result<()> {
+        kernel.provide_stream_buffers(self.buffers, self.buffer_bytes)
+    }
+
+    pub(super) fn open(&self) -> usize {
+        self.doors.len()
+    }
+
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Makes an accepted connection a door; beyond `doors_max` it is reset at once, so that its peer need not wait to
+    /// know.
+    pub(super) fn open_door(
+        &mut self,
+        kernel: &mut Kernel,
+        stream: OwnedFd,
+        listener: ListenerId,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        if self.doors.is_full() {
+            counters.doors_refused += 1;
+            reset(&stream);
+            return 0;
+        }
+        let stream = TcpStream::from(stream);
+        let addresses = || Ok((stream.peer_addr()?, stream.local_addr()?));
+        let Ok((peer, local)) = self.set_up(&stream).and_then(|()| addresses()) else {
+            counters.accept_errors += 1;
+            return 0;
+        };
+        let id = self.insert(kernel, stream, counters);
+        sink.opened(id, listener, canonical(peer), canonical(local));
+        1
+    }
+
+    /// Makes a stream of our own a door.
+    pub(super) fn add(
+        &mut self,
+        kernel: &mut Kernel,
+        stream: TcpStream,
+        counters: &mut Counters,
+    ) -> io::Result<DoorId> {
+        if self.doors.is_full() {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "doors_max doors are open"));
+        }
+        self.set_up(&stream)?;
+        Ok(self.insert(kernel, stream, counters))
+    }
+
+    fn insert(&mut self, kernel: &mut Kernel, stream: TcpStream, counters: &mut Counters) -> DoorId {
+        let id = self.doors.insert(Door::new(stream));
+        counters.doors_opened += 1;
+        self.arm(kernel, id);
+        id
+    }
+
+    fn set_up(&self, stream: &TcpStream) -> io::Result<()> {
+        // The turn joins small packets itself; the kernel must not hold back what it is given.
+        stream.set_nodelay(true)?;
+        if let Some(bytes) = self.send_buffer {
+            SockRef::from(stream).set_send_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = self.receive_buffer {
+            SockRef::from(stream).set_recv_buffer_size(bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a poll: reports what calls between polls have left behind and what is held, at most `reports_max` doors.
+    pub(super) fn report_due(
+        &mut self,
+        kernel: &mut Kernel,
+        reports_max: usize,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        self.poll = self.poll.wrapping_add(1);
+        let mut handed = 0;
+        for _ in 0..self.due.len().min(reports_max) {
+            let Some(id) = self.due.pop_front() else { break };
+            let Some(door) = self.doors.get(id) else { continue };
+            door.in_due_list = false;
+            if let Some(kind) = door.failed {
+                handed += self.fail(kernel, id, kind, counters, sink);
+            } else if door.flushed {
+                self.remove(kernel, id, counters);
+                sink.closed(id, Closed::Flushed);
+                handed += 1;
+            } else {
+                if std::mem::take(&mut door.written_due) && !door.closing {
+                    sink.written(id);
+                    handed += 1;
+                }
+                handed += self.hand_over_held(id, counters, sink);
+                handed += self.report_end(kernel, id, counters, sink);
+                self.arm(kernel, id);
+            }
+        }
+        handed
+    }
+
+    pub(super) fn on_completion(
+        &mut self,
+        kernel: &mut Kernel,
+        completion: &Completion,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let token = completion.token;
+        match token.kind {
+            Kind::Read => self.on_read(kernel, completion, counters, sink),
+            Kind::Hangup => self.on_hangup(kernel, completion, counters, sink),
+            Kind::Write => self.on_written(kernel, completion, counters, sink),
+            _ => unreachable!("a completion of no door"),
+        }
+    }
+
+    fn on_read(
+        &mut self,
+        kernel: &mut Kernel,
+        completion: &Completion,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let id = completion.token.door();
+        if let Some(door) = self.doors.get(id)
+            && !completion.has_more()
+        {
+            door.reading = Reading::Idle;
+        }
+        let mut handed = 0;
+        if let Some(buffer) = completion.buffer() {
+            let length = usize::try_from(completion.result).unwrap_or(0);
+            handed += kernel.take_bytes(buffer, length, |bytes| self.on_bytes(id, bytes, counters, sink));
+        }
+        let Some(door) = self.doors.get(id).filter(|door| !door.is_over()) else { return handed };
+        match completion.error() {
+            None if completion.result == 0 => door.ended = Some(Ended::Fin),
+            None | Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
+            Some(libc::ENOBUFS) => counters.stream_buffers_exhausted += 1,
+            Some(error) => {
+                door.ended = Some(Ended::Broken(io::Error::from_raw_os_error(error).kind()));
+            }
+        }
+        handed += self.report_end(kernel, id, counters, sink);
+        self.arm(kernel, id);
+        handed
+    }
+
+    /// Hands bytes over, or holds what is beyond the door's share of this poll.
+    fn on_bytes(&mut self, id: DoorId, bytes: &[u8], counters: &mut Counters, sink: &mut impl Sink) -> usize {
+        let Some(door) = self.doors.get(id).filter(|door| !door.is_over()) else { return 0 };
+        if bytes.is_empty() {
+            return 0;
+        }
+        if door.closing {
+            counters.door_bytes_discarded += bytes.len() as u64;
+            return 0;
+        }
+        if door.handed_in != self.poll {
+            (door.handed_in, door.handed_bytes) = (self.poll, 0);
+        }
+        let fits = door.handed_bytes as usize + bytes.len() <= self.share_bytes;
+        if door.may_hand_over() && door.held.is_none() && fits {
+            door.handed_bytes += bytes.len() as u32;
+            counters.door_bytes_in += bytes.len() as u64;
+            sink.bytes(id, bytes);
+            return 1;
+        }
+        counters.door_bytes_held += bytes.len() as u64;
+        self.held_bytes += bytes.len();
+        door.held.get_or_insert_default().bytes.extend_from_slice(bytes);
+        self.make_due(id);
+        0
+    }
+
+    /// Hands over a poll's share of what is held.
+    fn hand_over_held(&mut self, id: DoorId, counters: &mut Counters, sink: &mut impl Sink) -> usize {
+        let Some(door) = self.doors.get(id).filter(|door| door.may_hand_over()) else { return 0 };
+        let Some(mut held) = door.held.take() else { return 0 };
+        if door.closing {
+            counters.door_bytes_discarded += held.rest().len() as u64;
+            self.held_bytes -= held.rest().len();
+            return 0;
+        }
+        let rest = held.rest();
+        let share = rest.len().min(self.share_bytes);
+        (door.handed_in, door.handed_bytes) = (self.poll, share as u32);
+        counters.door_bytes_in += share as u64;
+        self.held_bytes -= share;
+        sink.bytes(id, &rest[..share]);
+        held.handed += share;
+        if !held.rest().is_empty() {
+            door.held = Some(held);
+            self.make_due(id);
+        }
+        1
+    }
+
+    /// Tells how the input has ended, once all that came before has been handed over.
+    fn report_end(
+        &mut self,
+        kernel: &mut Kernel,
+        id: DoorId,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Some(door) = self.doors.get(id) else { return 0 };
+        let Some(ended) = door.ended else { return 0 };
+        if let Ended::Broken(kind) = ended
+            && (door.held.is_none() || !door.may_hand_over())
+        {
+            return self.fail(kernel, id, kind, counters, sink);
+        }
+        if door.held.is_some() || !door.may_hand_over() {
+            return 0;
+        }
+        door.ended = None;
+        door.input_ended = true;
+        if door.closing {
+            self.end_flush(id);
+            return 0;
+        }
+        sink.closed(id, Closed::EndOfStream);
+        1
+    }
+
+    /// The connection has broken, or is shut in both directions.
+    fn on_hangup(
+        &mut self,
+        kernel: &mut Kernel,
+        completion: &Completion,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let id = completion.token.door();
+        let Some(door) = self.doors.get(id) else { return 0 };
+        door.watches_hangup = completion.has_more();
+        // Who reads, or is about to, learns of it behind what has arrived before.
+        if !completion.is_hangup() || door.is_over() || (door.may_hand_over() && !door.input_ended) {
+            return 0;
+        }
+        let error = door.stream.take_error().ok().flatten();
+        let kind = error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind());
+        self.fail(kernel, id, kind, counters, sink)
+    }
+
+    pub(super) fn write(&mut self, kernel: &mut Kernel, id: DoorId, data: WriteBatch) {
+        let Some(door) = self.doors.get(id).filter(|door| !door.closing && door.failed.is_none()) else {
+            return;
+        };
+        assert!(door.write.is_none() && !door.written_due, "a write is in flight on this door");
+        if data.iter().all(|bytes| bytes.is_empty()) {
+            door.written_due = true;
+            self.make_due(id);
+            return;
+        }
+        let lease = kernel.writes().lend(id, data);
+        door.write = Some(lease);
+        kernel.write(door.stream.as_fd(), lease, false);
+    }
+
+    fn on_written(
+        &mut self,
+        kernel: &mut Kernel,
+        completion: &Completion,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let slot = completion.token.slot;
+        let lease = kernel.writes().get(slot);
+        let id = lease.door;
+        let offered = lease.offered();
+        let Some(door) = self.doors.get(id).filter(|door| door.failed.is_none()) else {
+            kernel.writes().end(slot);
+            return 0;
+        };
+        let written = match completion.error() {
+            None => completion.result as usize,
+            Some(libc::EAGAIN | libc::EINTR) => 0,
+            Some(error) => {
+                kernel.writes().end(slot);
+                let kind = io::Error::from_raw_os_error(error).kind();
+                return self.fail(kernel, id, kind, counters, sink);
+            }
+        };
+        counters.door_bytes_out += written as u64;
+        lease.advance(written);
+        if !lease.is_done() {
+            // Short of what was offered: the kernel is full, and waits for room by itself with the rest.
+            let waits = written < offered;
+            counters.writes_blocked += u64::from(waits);
+            kernel.write(door.stream.as_fd(), slot, waits);
+            return 0;
+        }
+        kernel.writes().end(slot);
+        door.write = None;
+        if door.closing {
+            self.finish(id);
+            return 0;
+        }
+        sink.written(id);
+        1
+    }
+
+    pub(super) fn set_paused(&mut self, kernel: &mut Kernel, id: DoorId, paused: bool) {
+        let Some(door) = self.doors.get(id) else { return };
+        door.paused = paused;
+        if !paused && (door.held.is_some() || door.ended.is_some()) {
+            self.make_due(id);
+        }
+        self.arm(kernel, id);
+    }
+
+    pub(super) fn close(&mut self, kernel: &mut Kernel, id: DoorId, how: Close, counters: &mut Counters) {
+        let Some(door) = self.doors.get(id) else { return };
+        if how == Close::Abort {
+            reset(&door.stream);
+            // Sends RST and ends all that stands on the socket. Refused only for a connection that is gone already.
+            let _ = sys::disconnect(door.stream.as_fd());
+            self.remove(kernel, id, counters);
+            return;
+        }
+        if door.closing {
+            return;
+        }
+        door.closing = true;
+        if door.held.is_some() || door.ended.is_some() {
+            self.make_due(id);
+        }
+        // A failure that waits to be reported is the end, too.
+        let Some(door) = self.doors.get(id) else { return };
+        if door.write.is_none() && door.failed.is_none() {
+            self.finish(id);
+        }
+        self.arm(kernel, id);
+    }
+
+    /// All is written: sends FIN, and lets the door linger until the peer's.
+    fn finish(&mut self, id: DoorId) {
+        let Some(door) = self.doors.get(id) else { return };
+        // An error means that the connection is gone already.
+        if door.stream.shutdown(Shutdown::Write).is_err() || door.input_ended {
+            self.end_flush(id);
+        }
+    }
+
+    /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way out.
+    fn end_flush(&mut self, id: DoorId) {
+        let Some(door) = self.doors.get(id).filter(|door| door.write.is_none()) else { return };
+        door.flushed = true;
+        self.make_due(id);
+    }
+
+    /// The connection is gone.
+    fn fail(
+        &mut self,
+        kernel: &mut Kernel,
+        id: DoorId,
+        kind: io::ErrorKind,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Some(is_closing) = self.remove(kernel, id, counters) else { return 0 };
+        sink.closed(id, if is_closing { Closed::Flushed } else { Closed::Reset(kind) });
+        1
+    }
+
+    /// Takes a door out of the table; returns whether it was closing. What stands on its socket ends with the
+    /// connection, and is cancelled for the case that it does not.
+    fn remove(&mut self, kernel: &mut Kernel, id: DoorId, counters: &mut Counters) -> Option<bool> {
+        let door = self.doors.remove(id)?;
+        counters.doors_closed += 1;
+        self.held_bytes -= door.held_bytes();
+        if door.reading == Reading::Armed {
+            kernel.cancel(Token::of_door(Kind::Read, id));
+        }
+        if door.watches_hangup {
+            kernel.cancel(Token::of_door(Kind::Hangup, id));
+        }
+        kernel.close_later(door.stream.into());
+        Some(door.closing)
+    }
+
+    fn make_due(&mut self, id: DoorId) {
+        let Some(door) = self.doors.get(id) else { return };
+        if !std::mem::replace(&mut door.in_due_list, true) {
+            self.due.push_back(id);
+        }
+    }
+
+    /// Has the kernel read, or not, as the door's state wants it.
+    fn arm(&mut self, kernel: &mut Kernel, id: DoorId) {
+        let share_bytes = self.share_bytes;
+        let once = self.held_bytes >= self.held_bytes_max;
+        let Some(door) = self.doors.get(id).filter(|door| !door.is_over()) else { return };
+        let has_ended = door.input_ended || door.ended.is_some();
+        let reads = !has_ended && door.may_hand_over() && door.held_bytes() < share_bytes;
+        match door.reading {
+            Reading::Idle if reads => {
+                kernel.arm_read(door.stream.as_fd(), once, Token::of_door(Kind::Read, id));
+                door.reading = Reading::Armed;
+            }
+            Reading::Armed if !reads => {
+                kernel.cancel(Token::of_door(Kind::Read, id));
+                door.reading = Reading::Cancelling;
+            }
+            _ => {}
+        }
+        if !reads && !std::mem::replace(&mut door.watches_hangup, true) {
+            kernel.watch_hangup(door.stream.as_fd(), Token::of_door(Kind::Hangup, id));
+        }
+    }
+}
+
+/// Makes closing send RST.
+pub(super) fn reset(stream: &impl AsFd) {
+    // Refused only for a connection that is gone already, which is as good.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
