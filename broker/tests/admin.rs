@@ -21,7 +21,7 @@ const fn dropped(reason: &'static str) -> Descriptor {
 fn start(shards: usize) -> (Admin, Arc<Board>) {
     let board = Arc::new(Board::new(COLUMNS, shards, Instant::now()));
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let node = Node { started, memory_ceiling_bytes: 4_096, certificate: None };
+    let node = Node { started, memory_ceiling_bytes: 4_096, certificates: Vec::new() };
     let shown = Arc::new(Shown { board: Arc::clone(&board), node });
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     (Admin::start(&[any], shown).unwrap(), board)
@@ -87,7 +87,7 @@ fn other_paths_are_told_what_there_is() {
 #[test]
 fn an_address_in_use_is_named() {
     let (admin, board) = start(1);
-    let node = Node { started: SystemTime::UNIX_EPOCH, memory_ceiling_bytes: 0, certificate: None };
+    let node = Node { started: SystemTime::UNIX_EPOCH, memory_ceiling_bytes: 0, certificates: Vec::new() };
     let taken = admin.addresses()[0];
     let error = Admin::start(&[taken], Arc::new(Shown { board, node })).unwrap_err();
     assert!(error.to_string().starts_with(&format!("{taken} is in use by ")), "{error}");
