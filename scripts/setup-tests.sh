@@ -19,6 +19,7 @@ need mosquitto_pub mosquitto-clients
 need node nodejs
 need npm npm
 need stdbuf coreutils
+need chromium chromium
 need valgrind valgrind
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then

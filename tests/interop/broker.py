@@ -114,9 +114,10 @@ class Quelea(Broker):
         directory: Path,
         settings: dict[str, dict[str, object]] | None = None,
         environment: dict[str, str] | None = None,
+        tail: str = "",
     ):
         self.config_path = directory / "quelea.toml"
-        self.config_path.write_text(config(directory, settings))
+        self.config_path.write_text(config(directory, settings) + tail)
         variables = {name: value for name, value in os.environ.items() if not name.startswith("QUELEA_")}
         super().__init__(
             [str(quelea_binary()), "--config", str(self.config_path)],
@@ -136,6 +137,11 @@ class Quelea(Broker):
     def _listening(self, what: str) -> tuple[str, int]:
         found = self.wait_for_log(rf"(?i)^.*\b{what}\b.*?(127\.0\.0\.1):(\d+)")
         return (found[1], int(found[2]))
+
+    def all_listening(self, what: str) -> list[tuple[str, int]]:
+        """Every address in the banner's lines of that name."""
+        found = re.findall(rf"(?m)^ +MQTT over {what} .*?(127\.0\.0\.1):(\d+)", self.log())
+        return [(host, int(port)) for host, port in found]
 
     def metrics(self) -> dict[str, float]:
         """`/metrics` as name{labels} to value."""

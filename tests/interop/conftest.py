@@ -67,8 +67,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, settings: dict[str, dict[str, object]] | None = None) -> Iterator[Broker]:
-    broker = Mosquitto(directory) if AGAINST_MOSQUITTO else Quelea(directory, settings)
+def running(
+    directory: Path, settings: dict[str, dict[str, object]] | None = None, tail: str = ""
+) -> Iterator[Broker]:
+    """`tail` is added to the configuration's file."""
+    broker = Mosquitto(directory) if AGAINST_MOSQUITTO else Quelea(directory, settings, tail=tail)
     try:
         yield broker
         ended_itself = not broker.alive() and not broker.was_stopped

@@ -218,6 +218,8 @@ class WebSocketStream(Layer):
                 return
             self.response, self._buffer = (head + end).decode(), rest
             self._answered.set()
+        if not self.response.startswith("HTTP/1.1 101 "):
+            return
         while (found := self._take_frame()) is not None:
             opcode, payload = found
             if opcode == BINARY:
