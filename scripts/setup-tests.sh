@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the interoperability suite needs on a Debian machine: mosquitto and its clients, valgrind, a Python environment
-# and the packages for Node.js. Both environments live under target/, so nothing lands in the tree. Safe to run again: what is already
+# Installs what the interoperability suite needs on a Debian machine: mosquitto and its clients, valgrind, Chromium, a Python
+# environment and the packages for Node.js. Both environments live under target/, so nothing lands in the tree. Safe to run again: what is already
 # there is left alone, which takes a fraction of a second. Installing Debian packages needs root; the rest does not.
 set -eu
 cd "$(dirname "$0")/.."
