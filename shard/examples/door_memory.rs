@@ -84,11 +84,12 @@ fn main() {
         ),
     ];
     for (name, kind, version) in kinds {
-        measure(name, kind, version.map(|version| client_config(&certificate, version)), connections);
+        let client = version.map(|version| client_config(&certificate, version));
+        measure(name, kind, client.as_ref(), connections);
     }
 }
 
-fn measure(name: &str, kind: DoorKind, client: Option<Arc<ClientConfig>>, connections: u64) {
+fn measure(name: &str, kind: DoorKind, client: Option<&Arc<ClientConfig>>, connections: u64) {
     BYTES.store(0, Relaxed);
     BLOCKS.store(0, Relaxed);
     let is_websocket = kind.websocket.is_some();
@@ -96,7 +97,7 @@ fn measure(name: &str, kind: DoorKind, client: Option<Arc<ClientConfig>>, connec
     let kind = bench.shard.add_door_kind(kind);
     let mut clients = Vec::new();
     for number in 0..connections {
-        let mut tls = client.as_ref().map(|config| {
+        let mut tls = client.map(|config| {
             let name = ServerName::try_from("localhost").expect("a name");
             ClientConnection::new(Arc::clone(config), name).expect("a client")
         });
