@@ -118,7 +118,8 @@ def broker_command(name, arguments, directory, port, admin_port):
         return [arguments.mosquitto, "-c", config]
     shards = name.removeprefix("quelea").removeprefix("-").removesuffix("shard") or "auto"
     return [
-        arguments.quelea, "--tcp-listen", f"127.0.0.1:{port}", "--quic-listen", "",
+        arguments.quelea, "--tcp-listen", f"127.0.0.1:{port}", "--quic-listen", "", "--tls-listen", "",
+        "--ws-listen", "", "--wss-listen", "",
         "--admin-listen", f"127.0.0.1:{admin_port}", "--data-dir", os.path.join(directory, "state"),
         "--log-level", "error", "--shards", shards,
     ]  # fmt: skip

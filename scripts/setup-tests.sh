@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the interoperability suite needs on a Debian machine: mosquitto and its clients, valgrind, a Python environment
-# and the packages for Node.js. Both environments live under target/, so nothing lands in the tree. Safe to run again: what is already
+# Installs what the interoperability suite needs on a Debian machine: mosquitto and its clients, valgrind, Chromium, a Python
+# environment and the packages for Node.js. Both environments live under target/, so nothing lands in the tree. Safe to run again: what is already
 # there is left alone, which takes a fraction of a second. Installing Debian packages needs root; the rest does not.
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,6 +19,7 @@ need mosquitto_pub mosquitto-clients
 need node nodejs
 need npm npm
 need stdbuf coreutils
+need chromium chromium
 need valgrind valgrind
 python3 -c 'import ensurepip, venv' 2>/dev/null || packages="$packages python3-venv"
 if [ -n "$packages" ]; then

@@ -28,9 +28,12 @@ def quelea_binary() -> Path:
 
 
 class Broker:
-    """A running broker. `tcp` is always there; `quic` and `admin` only for ours."""
+    """A running broker. `tcp` is always there; the others only for ours."""
 
     tcp: tuple[str, int]
+    tls: tuple[str, int] | None = None
+    ws: tuple[str, int] | None = None
+    wss: tuple[str, int] | None = None
     quic: tuple[str, int] | None = None
     admin: tuple[str, int] | None = None
 
@@ -111,9 +114,10 @@ class Quelea(Broker):
         directory: Path,
         settings: dict[str, dict[str, object]] | None = None,
         environment: dict[str, str] | None = None,
+        tail: str = "",
     ):
         self.config_path = directory / "quelea.toml"
-        self.config_path.write_text(config(directory, settings))
+        self.config_path.write_text(config(directory, settings) + tail)
         variables = {name: value for name, value in os.environ.items() if not name.startswith("QUELEA_")}
         super().__init__(
             [str(quelea_binary()), "--config", str(self.config_path)],
@@ -122,11 +126,22 @@ class Quelea(Broker):
         )
         self.quic = self._listening("QUIC")
         self.tcp = self._listening("TCP")
+        self.tls, self.ws, self.wss = self._listening("TLS"), self._listening("WS"), self._listening("WSS")
+        # The development certificate is its own authority.
+        self.cafile = str(directory / "data" / "development.crt.pem")
         self.admin = self._listening("(?:admin|metrics|HTTP)")
+
+    def door(self, name: str) -> tuple[str, int]:
+        return {"tcp": self.tcp, "tls": self.tls, "ws": self.ws, "wss": self.wss}[name]
 
     def _listening(self, what: str) -> tuple[str, int]:
         found = self.wait_for_log(rf"(?i)^.*\b{what}\b.*?(127\.0\.0\.1):(\d+)")
         return (found[1], int(found[2]))
+
+    def all_listening(self, what: str) -> list[tuple[str, int]]:
+        """Every address in the banner's lines of that name."""
+        found = re.findall(rf"(?m)^ +MQTT over {what} .*?(127\.0\.0\.1):(\d+)", self.log())
+        return [(host, int(port)) for host, port in found]
 
     def metrics(self) -> dict[str, float]:
         """`/metrics` as name{labels} to value."""
@@ -163,6 +178,9 @@ def config(directory: Path, settings: dict[str, dict[str, object]] | None = None
         "broker": {"shards": 2, "data_dir": str(directory / "data"), "drain_timeout": "5s"},
         "quic": {"listen": ["127.0.0.1:0"]},
         "tcp": {"listen": ["127.0.0.1:0"]},
+        "tls": {"listen": ["127.0.0.1:0"]},
+        "ws": {"listen": ["127.0.0.1:0"]},
+        "wss": {"listen": ["127.0.0.1:0"]},
         "admin": {"listen": ["127.0.0.1:0"]},
     }
     for name, keys in (settings or {}).items():

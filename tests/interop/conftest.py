@@ -12,9 +12,10 @@ import pytest
 
 from broker import TARGET, Broker, Mosquitto, Quelea
 from client import Client
+from layered import BytewiseStream, TlsStream, WebSocketStream
 from mqttjs_client import MqttJsClient, NodeProcess
 from mqtt_quic import connected_stream
-from own_client import OwnClient, TcpStream
+from own_client import OwnClient, Stream, TcpStream
 from paho_client import PahoClient
 from wire import V5, V311
 
@@ -23,6 +24,19 @@ AGAINST_MOSQUITTO = os.environ.get("BROKER") == "mosquitto"
 TCP_KINDS = ["paho-3.1.1", "paho-5", "mqttjs-3.1.1", "mqttjs-5", "own-tcp-3.1.1", "own-tcp-5"]
 QUIC_KINDS = ["quic-3.1.1", "quic-5"]
 KINDS = TCP_KINDS + QUIC_KINDS
+# Every library over every door that it knows, each protocol version over some of them.
+DOOR_KINDS = [
+    "paho-tls-5",
+    "paho-ws-3.1.1",
+    "paho-wss-5",
+    "mqttjs-tls-3.1.1",
+    "mqttjs-ws-5",
+    "mqttjs-wss-3.1.1",
+    "own-tls-5",
+    "own-ws-3.1.1",
+    "own-wss-5",
+]
+ALL_KINDS = KINDS + DOOR_KINDS
 V5_KINDS = [kind for kind in KINDS if kind.endswith("-5")]
 
 _numbers = itertools.count(1)
@@ -35,8 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         parameters = getattr(item, "callspec", None)
         if marker := item.get_closest_marker("quelea_only"):
             item.add_marker(pytest.mark.skip(reason=marker.args[0]))
-        elif parameters and any(value in QUIC_KINDS for value in parameters.params.values()):
-            item.add_marker(pytest.mark.skip(reason="mosquitto has no QUIC"))
+        elif parameters and any(
+            value in QUIC_KINDS + DOOR_KINDS for value in parameters.params.values()
+        ):
+            item.add_marker(pytest.mark.skip(reason="mosquitto is asked over TCP"))
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,8 +67,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def running(directory: Path, settings: dict[str, dict[str, object]] | None = None) -> Iterator[Broker]:
-    broker = Mosquitto(directory) if AGAINST_MOSQUITTO else Quelea(directory, settings)
+def running(
+    directory: Path, settings: dict[str, dict[str, object]] | None = None, tail: str = ""
+) -> Iterator[Broker]:
+    """`tail` is added to the configuration's file."""
+    broker = Mosquitto(directory) if AGAINST_MOSQUITTO else Quelea(directory, settings, tail=tail)
     try:
         yield broker
         ended_itself = not broker.alive() and not broker.was_stopped
@@ -111,18 +130,33 @@ def client_factory(request: pytest.FixtureRequest, broker: Broker, stack: contex
 
 
 def _client(request: pytest.FixtureRequest, broker: Broker, kind: str, client_id: str) -> Client:
-    library, _, version_name = kind.rpartition("-")
+    library, *door, version_name = kind.split("-")
+    door = door[0] if door else "tcp"
     version = V5 if version_name == "5" else V311
+    if library == "quic":
+        return OwnClient(connected_stream(broker.quic), version, client_id)
+    address = broker.tcp if door == "tcp" else broker.door(door)
+    cafile = broker.cafile if door in ("tls", "wss") else None
     match library:
         case "paho":
-            return PahoClient(broker.tcp, version, client_id)
+            return PahoClient(address, version, client_id, door, cafile)
         case "mqttjs":
-            return MqttJsClient(request.getfixturevalue("node"), broker.tcp, version, client_id)
-        case "own-tcp":
-            return OwnClient(TcpStream(broker.tcp), version, client_id)
-        case "quic":
-            return OwnClient(connected_stream(broker.quic), version, client_id)
+            return MqttJsClient(request.getfixturevalue("node"), address, version, client_id, door, cafile)
+        case "own":
+            return OwnClient(door_stream(broker, door), version, client_id)
     raise AssertionError(kind)
+
+
+def door_stream(broker: Broker, door: str, bytewise: bool = False, **options: int) -> Stream:
+    """A stream of ours with the layers of a door on it."""
+    stream: Stream = TcpStream(broker.tcp if door == "tcp" else broker.door(door), **options)
+    if bytewise:
+        stream = BytewiseStream(stream)
+    if door in ("tls", "wss"):
+        stream = TlsStream(stream, broker.cafile)
+    if door in ("ws", "wss"):
+        stream = WebSocketStream(stream)
+    return stream
 
 
 def _abort(client: Client) -> None:

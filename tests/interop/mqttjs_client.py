@@ -121,8 +121,18 @@ class NodeProcess:
 
 
 class MqttJsClient(Client):
-    def __init__(self, node: NodeProcess, address: tuple[str, int], version: int, client_id: str):
+    def __init__(
+        self,
+        node: NodeProcess,
+        address: tuple[str, int],
+        version: int,
+        client_id: str,
+        door: str = "tcp",
+        cafile: str | None = None,
+    ):
         super().__init__()
+        self._door = door
+        self._cafile = cafile
         self._node = node
         self._address = address
         self.version = version
@@ -142,7 +152,8 @@ class MqttJsClient(Client):
         if session_expiry_s:
             props["session_expiry_interval"] = session_expiry_s
         options = {
-            "protocol": "mqtt",
+            "protocol": {"tcp": "mqtt", "tls": "mqtts"}.get(self._door, self._door),
+            "path": "/mqtt",
             "host": self._address[0],
             "port": self._address[1],
             "protocolVersion": self.version,
@@ -150,6 +161,8 @@ class MqttJsClient(Client):
             "clean": clean,
             "keepalive": keep_alive_s,
         }
+        if self._cafile:
+            options["ca"] = Path(self._cafile).read_text()
         if self.version == V5:
             options["properties"] = _to_js(props)
         if will:

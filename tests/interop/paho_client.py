@@ -47,9 +47,18 @@ def _from_paho(properties: Properties | None) -> dict[str, Any]:
 
 
 class PahoClient(Client):
-    def __init__(self, address: tuple[str, int], version: int, client_id: str):
+    def __init__(
+        self,
+        address: tuple[str, int],
+        version: int,
+        client_id: str,
+        door: str = "tcp",
+        cafile: str | None = None,
+    ):
         super().__init__()
         self._address = address
+        self._transport = "websockets" if door in ("ws", "wss") else "tcp"
+        self._cafile = cafile
         self.version = version
         self.client_id = client_id
         self._paho: paho.Client | None = None
@@ -71,7 +80,12 @@ class PahoClient(Client):
             protocol=paho.MQTTv5 if v5 else paho.MQTTv311,
             clean_session=None if v5 else clean,
             reconnect_on_failure=False,
+            transport=self._transport,
         )
+        if self._transport == "websockets":
+            client.ws_set_options(path="/mqtt")
+        if self._cafile:
+            client.tls_set(self._cafile)
         client.on_connect = lambda _c, _u, flags, reason, props: self._answers.put(
             ("connack", 0, (flags.session_present, reason, props))
         )
@@ -142,6 +156,8 @@ class PahoClient(Client):
 
     def abort(self) -> None:
         sock = self._paho.socket()
+        if self._transport == "websockets":
+            sock = sock._socket  # the wrapper around the socket proper
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with contextlib.suppress(OSError):
             sock.shutdown(socket.SHUT_RD)

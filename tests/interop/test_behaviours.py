@@ -6,21 +6,29 @@ That something does not happen is shown by something that happens after it: a la
 from __future__ import annotations
 
 import collections
+import itertools
 
 import pytest
 
 from client import Refused
-from conftest import KINDS, NewClient
+from conftest import ALL_KINDS, DOOR_KINDS, KINDS, NewClient
 from wire import Will
 
 MEBIBYTE = 1 << 20
 
-each_kind = pytest.mark.parametrize("kind", KINDS)
+each_kind = pytest.mark.parametrize("kind", ALL_KINDS)
+
+
+# Each client with each over TCP and QUIC; over the other doors each with one over TCP, in either part.
+PAIRS = [
+    *itertools.product(KINDS, KINDS),
+    *((kind, "own-tcp-5") for kind in DOOR_KINDS),
+    *(("own-tcp-3.1.1", kind) for kind in DOOR_KINDS),
+]
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])
-@pytest.mark.parametrize("subscriber_kind", KINDS)
-@pytest.mark.parametrize("publisher_kind", KINDS)
+@pytest.mark.parametrize(("publisher_kind", "subscriber_kind"), PAIRS)
 def test_every_client_hears_every_other(
     new_client: NewClient, topic: str, publisher_kind: str, subscriber_kind: str, qos: int
 ) -> None:
@@ -329,7 +337,7 @@ def test_many_subscribers_each_get_every_message(new_client: NewClient, topic: s
     assert counts == {tuple(payloads): 20}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.endswith("3.1.1") and not kind.startswith("paho")])
+@pytest.mark.parametrize("kind", [kind for kind in ALL_KINDS if kind.endswith("3.1.1") and not kind.startswith("paho")])
 def test_empty_client_id_needs_a_clean_session_in_3_1_1(new_client: NewClient, kind: str) -> None:
     # paho-mqtt refuses this by itself, before it reaches a broker.
     new_client(kind, "").connect(clean=True)
