@@ -18,7 +18,7 @@ pub struct RingConfig {
     pub receive_buffer_bytes: usize,
     /// io_uring only: datagrams or trains that the kernel may receive ahead of us, for all UDP sockets of the ring
     /// together: a power of two from 1 to 32,768, each of `receive_buffer_bytes` and 204 bytes of head. When they are
-    /// used up the sockets' receive buffers hold the rest. Default 64 (4 MiB of addresses; of a buffer that never holds
+    /// used up the sockets' receive buffers hold the rest. Default 32 (2 MiB of addresses; of a buffer that never holds
     /// a train one page is paid for).
     pub datagram_buffers: usize,
     /// Bytes that may wait to be sent, per UDP socket; what finds no room is dropped and counted. Default 1
@@ -65,7 +65,7 @@ impl Default for RingConfig {
             backend: Backend::Auto,
             datagrams_per_receive: 32,
             receive_buffer_bytes: 64 << 10,
-            datagram_buffers: 64,
+            datagram_buffers: 32,
             send_arena_bytes: 1 << 20,
             sends_queued_max: 1024,
             socket_send_buffer: 2 << 20,

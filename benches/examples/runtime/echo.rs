@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::{LocalExecutorBuilder, Placement};
-use quelea_udp_io::{Backend, Close, Closed, Datagram, DoorId, ListenerId, Ring, RingConfig, Sink};
+use quelea_udp_io::{Backend, Close, Closed, Datagram, DoorId, ListenerId, Ring, Sink};
 use smallvec::smallvec;
 
-use crate::{Candidate, cpu_time, pin};
+use crate::{Candidate, cpu_time, pin, ring_config};
 
 const CONNECTIONS: usize = 100;
 const ECHOES: u32 = 200_000;
@@ -61,8 +61,7 @@ impl Sink for Heard {
 /// The same client for every server: a ring on epoll. Returns how many echoes came.
 fn speak(server: SocketAddr) -> u32 {
     pin(1);
-    let config = RingConfig { backend: Backend::Epoll, ..RingConfig::default() };
-    let mut ring = Ring::new(&config).expect("a ring");
+    let mut ring = Ring::new(&ring_config(Backend::Epoll)).expect("a ring");
     let message = Bytes::from_static(&MESSAGE);
     for _ in 0..CONNECTIONS {
         let stream = TcpStream::connect(server).expect("connected");
@@ -85,7 +84,7 @@ fn speak(server: SocketAddr) -> u32 {
 
 fn serve_ring(backend: Backend, tell: &Sender<SocketAddr>) -> Duration {
     pin(0);
-    let mut ring = Ring::new(&RingConfig { backend, ..RingConfig::default() }).expect("a ring");
+    let mut ring = Ring::new(&ring_config(backend)).expect("a ring");
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     tell.send(listener.local_addr().expect("bound")).expect("the client waits");
     ring.add_listener(listener).expect("a listener of the ring");

@@ -3,9 +3,9 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use quelea_udp_io::{Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, RingConfig, Sink};
+use quelea_udp_io::{Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, Sink};
 
-use crate::{Candidate, cpu_time, pin};
+use crate::{Candidate, cpu_time, pin, ring_config};
 
 const BURST: usize = 512;
 const BURSTS: usize = 400;
@@ -60,7 +60,7 @@ pub(crate) fn trial(candidate: Candidate, part: Part) -> f64 {
     let Candidate::Ring(backend) = candidate else { unreachable!("rings only") };
     pin(0);
     let ring = || {
-        let mut ring = Ring::new(&RingConfig { backend, ..RingConfig::default() }).expect("a ring");
+        let mut ring = Ring::new(&ring_config(backend)).expect("a ring");
         let udp = ring.add_udp(UdpSocket::bind("127.0.0.1:0").expect("a socket")).expect("a ring's socket");
         (ring, udp)
     };

@@ -10,16 +10,18 @@
 //!   singly; sending over loopback includes the kernel's receive path.
 //!
 //! Trials of all candidates are interleaved, so that what else the machine does falls on all alike; figures are medians.
-//! `runtime [TRIALS] [--only ping-pong|echo|flood]` prints a table and, as its last line, everything as JSON.
+//! `runtime [TRIALS] [--only ping-pong|echo|flood] [--datagram-buffers N]` prints a table and, as its last line,
+//! everything as JSON.
 
 mod echo;
 mod flood;
 mod ping_pong;
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use quelea_udp_io::{Backend, Choice};
+use quelea_udp_io::{Backend, Choice, RingConfig};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
@@ -37,6 +39,16 @@ impl Candidate {
             Candidate::Glommio => "glommio 0.9".to_owned(),
         }
     }
+}
+
+/// Said on the command line; otherwise the ring's default.
+static DATAGRAM_BUFFERS: OnceLock<usize> = OnceLock::new();
+
+/// The configuration of a ring that is measured.
+fn ring_config(backend: Backend) -> RingConfig {
+    let config = RingConfig { backend, ..RingConfig::default() };
+    let datagram_buffers = DATAGRAM_BUFFERS.get().copied().unwrap_or(config.datagram_buffers);
+    RingConfig { datagram_buffers, ..config }
 }
 
 /// CPU time that the calling thread has used.
@@ -105,6 +117,10 @@ fn main() {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--only" => only = arguments.next(),
+            "--datagram-buffers" => {
+                let count = arguments.next().and_then(|count| count.parse().ok()).expect("a power of two");
+                DATAGRAM_BUFFERS.set(count).expect("said once");
+            }
             number => trials = number.parse().expect("TRIALS, or --only and a part"),
         }
     }

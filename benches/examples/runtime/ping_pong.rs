@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
-use quelea_udp_io::{Backend, Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, RingConfig, Sink, UdpId};
+use quelea_udp_io::{Backend, Closed, Datagram, DoorId, ListenerId, Outgoing, Ring, Sink, UdpId};
 
-use crate::{Candidate, cpu_time, pin};
+use crate::{Candidate, cpu_time, pin, ring_config};
 
 const ROUNDS: u32 = 20_000;
 
@@ -61,7 +61,7 @@ impl Sink for Heard {
 
 fn serve_ring(backend: Backend, tell: &Sender<SocketAddr>) -> Duration {
     pin(0);
-    let mut ring = Ring::new(&RingConfig { backend, ..RingConfig::default() }).expect("a ring");
+    let mut ring = Ring::new(&ring_config(backend)).expect("a ring");
     let udp = ring.add_udp(UdpSocket::bind("127.0.0.1:0").expect("a socket")).expect("a socket of the ring");
     tell.send(ring.udp_address(udp).expect("bound")).expect("the client waits");
     let mut heard = Heard::default();

@@ -362,7 +362,7 @@ impl Default for IoSection {
     fn default() -> Self {
         Self {
             backend: IoBackend::Auto,
-            datagram_buffers: 64,
+            datagram_buffers: 32,
             stream_buffers: 256,
             stream_buffer_size: ByteSize(4 << 10),
         }
