@@ -106,69 +106,44 @@ impl Plan {
     pub(crate) fn new(arguments: Arguments) -> Result<Self, String> {
         let plan = match arguments.command {
             Command::Conn(typed) => {
-                let timing = Timing {
-                    duration: typed.hold,
-                    warm_up: Duration::ZERO,
-                    drain: Duration::ZERO,
-                    lag_max: Duration::from_secs(1),
-                };
-                Self {
-                    idle: typed.connections,
-                    ..Self::bare(Shape::Conn, typed.reach, timing, typed.output)?
-                }
+                let timing = hold(typed.hold);
+                let bare = Self::bare(Shape::Conn, typed.reach, timing, typed.output)?;
+                Self { idle: typed.connections, ..bare }
             }
-            Command::Pub(typed) => Self {
-                publishers: typed.publishers,
-                run: typed.run,
-                ..Self::bare(Shape::Pub, typed.reach, typed.timing, typed.output)?
+            Command::Pub(typed) => {
+                let bare = Self::bare(Shape::Pub, typed.reach, typed.timing, typed.output)?;
+                let plan = Self { publishers: typed.publishers, run: typed.run, ..bare };
+                plan.with_load(&typed.load)?.with_topics(typed.topics)
             }
-            .with_load(&typed.load)?
-            .with_topics(typed.topics),
-            Command::Sub(typed) => Self {
-                subscribers: typed.subscribers,
-                run: typed.run,
-                subscribe_qos: typed.qos,
-                ..Self::bare(Shape::Sub, typed.reach, typed.timing, typed.output)?
+            Command::Sub(typed) => {
+                let bare = Self::bare(Shape::Sub, typed.reach, typed.timing, typed.output)?;
+                let (subscribers, subscribe_qos) = (typed.subscribers, typed.qos);
+                let plan = Self { subscribers, subscribe_qos, run: typed.run, ..bare };
+                plan.with_receive(&typed.receive).with_topics(typed.topics)
             }
-            .with_receive(&typed.receive)
-            .with_topics(typed.topics),
             Command::Pair(typed) => {
+                let bare = Self::bare(Shape::Pair, typed.reach, typed.timing, typed.output)?;
+                let plan = Self { publishers: typed.pairs, subscribers: typed.pairs, ..bare };
                 let topics = Topics { topic: typed.topic, topics: typed.pairs };
-                Self {
-                    publishers: typed.pairs,
-                    subscribers: typed.pairs,
-                    ..Self::bare(Shape::Pair, typed.reach, typed.timing, typed.output)?
-                }
-                .with_load(&typed.load)?
-                .with_receive(&typed.receive)
-                .with_topics(topics)
+                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(topics)
             }
-            Command::FanOut(typed) => Self {
-                publishers: typed.publishers,
-                subscribers: typed.subscribers,
-                ..Self::bare(Shape::FanOut, typed.reach, typed.timing, typed.output)?
+            Command::FanOut(typed) => {
+                let bare = Self::bare(Shape::FanOut, typed.reach, typed.timing, typed.output)?;
+                let plan = Self { publishers: typed.publishers, subscribers: typed.subscribers, ..bare };
+                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
             }
-            .with_load(&typed.load)?
-            .with_receive(&typed.receive)
-            .with_topics(typed.topics),
-            Command::FanIn(typed) => Self {
-                publishers: typed.publishers,
-                subscribers: typed.subscribers,
-                ..Self::bare(Shape::FanIn, typed.reach, typed.timing, typed.output)?
+            Command::FanIn(typed) => {
+                let bare = Self::bare(Shape::FanIn, typed.reach, typed.timing, typed.output)?;
+                let plan = Self { publishers: typed.publishers, subscribers: typed.subscribers, ..bare };
+                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
             }
-            .with_load(&typed.load)?
-            .with_receive(&typed.receive)
-            .with_topics(typed.topics),
             Command::Share(typed) => {
-                let shape = Shape::Share { groups: typed.groups, members: typed.members };
-                Self {
-                    publishers: typed.publishers,
-                    subscribers: typed.groups.saturating_mul(typed.members),
-                    ..Self::bare(shape, typed.reach, typed.timing, typed.output)?
-                }
-                .with_load(&typed.load)?
-                .with_receive(&typed.receive)
-                .with_topics(typed.topics)
+                let (groups, members) = (typed.groups, typed.members);
+                let shape = Shape::Share { groups, members };
+                let bare = Self::bare(shape, typed.reach, typed.timing, typed.output)?;
+                let subscribers = groups.saturating_mul(members);
+                let plan = Self { publishers: typed.publishers, subscribers, ..bare };
+                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
             }
         };
         plan.check()?;
@@ -401,6 +376,11 @@ impl Plan {
     pub(crate) fn target(&self) -> &Target {
         &self.reach.target
     }
+}
+
+/// A run that only holds connections: nothing is late in it.
+fn hold(duration: Duration) -> Timing {
+    Timing { duration, warm_up: Duration::ZERO, drain: Duration::ZERO, lag_max: Duration::from_secs(1) }
 }
 
 /// Reads the certificates. No session is resumed: every connection pays for a whole handshake.

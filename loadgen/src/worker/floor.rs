@@ -1,10 +1,7 @@
-//! The floor of a thread: its clients and all that has a time. It opens, times out and writes; `input` is what comes up from
-//! the ring, `load` is what the clients are there for.
+//! The floor of a thread: its clients, and all that has a time. `opening`, `input`, `load`, `output` and `quic` are what is done on it.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -12,16 +9,14 @@ use std::time::Instant;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use quelea_mqtt::ReasonCode;
-use quelea_udp_io::{Close, DoorId, Ring, WriteBatch};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use quelea_udp_io::DoorId;
 
-use super::carrier::{Carrier, Layers, Quic, Stream};
 use super::client::{Client, Part, Stage};
 use super::publisher::{Hold, Publisher};
 use super::quic::QuicSide;
 use super::receiver::Receiver;
 use super::{Links, Outcome, Second};
-use crate::clock::{Clock, Nanos, SECOND, nanos_of};
+use crate::clock::{Clock, Nanos, SECOND};
 use crate::payload::Payloads;
 use crate::plan::{Plan, Role};
 use crate::record::{Latencies, Record, latencies};
@@ -54,12 +49,12 @@ pub(super) struct Floor {
     /// Scratch: bytes of MQTT, and bytes between two layers.
     pub(super) plain: Vec<u8>,
     pub(super) between: Vec<u8>,
-    by_door: HashMap<u64, usize, FixedState>,
+    pub(super) by_door: HashMap<u64, usize, FixedState>,
     pub(super) publishers: Vec<Publisher>,
     pub(super) receivers: Vec<Receiver>,
     pub(super) payloads: Payloads,
     /// Clients to be connected.
-    opens: Agenda,
+    pub(super) opens: Agenda,
     /// Clients whose core has a time; one entry each, which may be too early.
     timers: Agenda,
     /// Publishers whose next message has a time.
@@ -68,7 +63,7 @@ pub(super) struct Floor {
     pub(super) freed: Vec<usize>,
     /// Publishers that wait for a subscriber.
     pub(super) waiting: Vec<usize>,
-    dirty: Vec<usize>,
+    pub(super) dirty: Vec<usize>,
     /// Intended times of what was published in this turn.
     pub(super) written: Vec<Nanos>,
     pub(super) phase: Phase,
@@ -172,15 +167,6 @@ impl Floor {
         self.receivers.len() - 1
     }
 
-    /// Every client gets its time: the ramp is open loop, too.
-    pub(super) fn begin_ramp(&mut self, ramp_at: Nanos) {
-        let per_s = self.plan.reach.connect_rate;
-        for (local, client) in self.clients.iter_mut().enumerate() {
-            client.meant_at = ramp_at + (f64::from(client.number) * SECOND as f64 / per_s) as u64;
-            self.opens.push(Reverse((client.meant_at, local)));
-        }
-    }
-
     /// The earliest of all that has a time.
     pub(super) fn next_wake(&self, now: Nanos) -> Nanos {
         if !self.freed.is_empty() {
@@ -244,57 +230,6 @@ impl Floor {
         self.by_door.is_empty() && self.quic.as_ref().is_none_or(|quic| quic.endpoint.connections() == 0)
     }
 
-    /// Opens the connections whose time has come.
-    pub(super) fn open_due(&mut self, now: Nanos, ring: &mut Ring) {
-        while let Some(Reverse((at, local))) = self.opens.peek().copied() {
-            if at > now {
-                return;
-            }
-            self.opens.pop();
-            if let Err(error) = self.open(local, ring) {
-                self.links.errors.note(&error);
-                self.on_gone(local, now);
-            }
-        }
-    }
-
-    fn open(&mut self, local: usize, ring: &mut Ring) -> Result<(), String> {
-        self.drop_carrier(local, ring);
-        let instant = Instant::now();
-        let number = self.clients[local].number;
-        let carrier = match &mut self.quic {
-            Some(quic) => Carrier::Quic(Quic::new(quic.connect(&self.plan, instant, local, number)?)),
-            None => {
-                let sources = &self.plan.sources;
-                let source = sources.get(number as usize % sources.len().max(1));
-                let layers = Layers::new(&self.plan, number)?;
-                let stream = connect(self.plan.address, source.map(|ip| SocketAddr::new(*ip, 0)));
-                let door =
-                    stream.and_then(|stream| ring.add_stream(stream)).map_err(|error| words(&error))?;
-                self.by_door.insert(door.into(), local);
-                Carrier::Stream(Stream::new(door, layers))
-            }
-        };
-        let client = &mut self.clients[local];
-        client.attach(carrier);
-        client.core.connect(instant).map_err(|refusal| refusal.to_string())?;
-        self.arm_timer(local);
-        self.mark_dirty(local);
-        Ok(())
-    }
-
-    /// Ends what is left of an earlier connection.
-    fn drop_carrier(&mut self, local: usize, ring: &mut Ring) {
-        match std::mem::replace(&mut self.clients[local].carrier, Carrier::None) {
-            Carrier::None => {}
-            Carrier::Stream(stream) => {
-                ring.close(stream.door, Close::Abort);
-                self.forget_door(stream.door);
-            }
-            Carrier::Quic(quic) => self.close_quic(quic.conn),
-        }
-    }
-
     pub(super) fn arm_timer(&mut self, local: usize) {
         if let Some(at) = self.clients[local].core.poll_timeout() {
             self.timers.push(Reverse((self.clock.nanos_at(at), local)));
@@ -318,85 +253,6 @@ impl Floor {
         }
     }
 
-    pub(super) fn mark_dirty(&mut self, local: usize) {
-        if !std::mem::replace(&mut self.clients[local].dirty, true) {
-            self.dirty.push(local);
-        }
-    }
-
-    /// Writes what clients have to say, and closes those that have said all.
-    pub(super) fn write_dirty(&mut self, ring: &mut Ring) {
-        for place in 0..self.dirty.len() {
-            let local = self.dirty[place];
-            self.clients[local].dirty = false;
-            self.write(local, ring);
-        }
-        self.dirty.clear();
-    }
-
-    fn write(&mut self, local: usize, ring: &mut Ring) {
-        self.feed_held(local, ring);
-        let wrote = match self.clients[local].carrier {
-            Carrier::None => return,
-            Carrier::Stream(_) => self.write_stream(local, ring),
-            Carrier::Quic(_) => self.write_quic(local),
-        };
-        if wrote {
-            // What was published at QoS 0 is on its way, and there is room for more.
-            let instant = Instant::now();
-            self.drain_events(local, instant, self.clock.nanos_at(instant));
-            self.free(local);
-        }
-    }
-
-    /// Returns whether the core had something to say.
-    fn write_stream(&mut self, local: usize, ring: &mut Ring) -> bool {
-        let client = &mut self.clients[local];
-        let Carrier::Stream(stream) = &mut client.carrier else { return false };
-        if stream.writing {
-            return false;
-        }
-        let mut batch = WriteBatch::new();
-        let output = client.core.poll_output();
-        let wrote = output.is_some();
-        stream.layers.write(output, &mut batch);
-        if batch.is_empty() && !client.core.is_attached() && !std::mem::replace(&mut stream.finished, true) {
-            stream.layers.finish(&mut batch);
-        }
-        if !batch.is_empty() {
-            stream.writing = true;
-            ring.write(stream.door, batch);
-        } else if stream.finished {
-            ring.close(stream.door, Close::Flush);
-            client.carrier = Carrier::None;
-        }
-        wrote
-    }
-
-    /// Gives the core what it could not take before, now that its answers have been written.
-    fn feed_held(&mut self, local: usize, ring: &mut Ring) {
-        if !self.clients[local].held.is_empty() {
-            let held = std::mem::take(&mut self.clients[local].held);
-            let taken = self.feed(local, Instant::now(), &held);
-            self.clients[local].held.extend_from_slice(&held[taken..]);
-            if let Carrier::Quic(quic) = &self.clients[local].carrier {
-                let conn = quic.conn;
-                self.read_quic(local, conn);
-            }
-        }
-        let client = &mut self.clients[local];
-        let pause = !client.held.is_empty();
-        if let Carrier::Stream(stream) = &client.carrier
-            && pause != std::mem::replace(&mut client.paused, pause)
-        {
-            if pause {
-                ring.pause_read(stream.door);
-            } else {
-                ring.resume_read(stream.door);
-            }
-        }
-    }
-
     pub(super) fn client_of(&self, door: DoorId) -> Option<usize> {
         self.by_door.get(&u64::from(door)).copied()
     }
@@ -404,35 +260,6 @@ impl Floor {
     /// The door's name is no longer good.
     pub(super) fn forget_door(&mut self, door: DoorId) -> Option<usize> {
         self.by_door.remove(&u64::from(door))
-    }
-
-    /// A client's connection, or its attempt, is over.
-    pub(super) fn on_gone(&mut self, local: usize, now: Nanos) {
-        let leaving = self.phase == Phase::Leave;
-        let client = &mut self.clients[local];
-        let was_open = client.stage != Stage::Ended;
-        if !was_open {
-            return;
-        }
-        if client.was_ready && client.stage == Stage::Ready && !leaving {
-            self.links.lost += 1;
-        }
-        match self.plan.reach.reconnect {
-            Some(after) if !leaving => {
-                client.stage = Stage::Waiting;
-                client.meant_at = now + nanos_of(after);
-                // The first attempt may have failed before there was a session.
-                client.core.set_clean_start(!client.was_ready);
-                self.opens.push(Reverse((client.meant_at, local)));
-            }
-            _ => {
-                client.stage = Stage::Ended;
-                if !client.was_ready && !leaving {
-                    self.links.failed += 1;
-                }
-                self.give_up(local);
-            }
-        }
     }
 
     /// The second that is over by now, if there is one.
@@ -525,33 +352,9 @@ fn count_unsent(publisher: &mut Publisher, until: Nanos) {
     publisher.hold = Hold::Done;
 }
 
-fn words(error: &io::Error) -> String {
-    if error.raw_os_error() == Some(EADDRNOTAVAIL) {
-        return "no local port is left: give more addresses by --bind".to_owned();
-    }
-    error.to_string()
-}
-
-/// Begins to connect.
-fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    if let Some(from) = from {
-        socket.bind(&SockAddr::from(from))?;
-    }
-    match socket.connect(&SockAddr::from(to)) {
-        Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(socket.into())
-}
-
 /// The longest wait: the coordinator's orders come with a bell, this is the belt to that brace.
 const WAIT_MAX: Nanos = SECOND / 10;
 /// How often a publisher looks whether a subscriber of another thread has seen its messages.
 const WINDOW_LOOK: Nanos = 200_000;
 /// Counting stops here: a publisher that is so far behind has failed in any case.
 const UNSENT_MAX: u64 = 100_000_000;
-const EINPROGRESS: i32 = 115;
-const EADDRNOTAVAIL: i32 = 99;

@@ -14,6 +14,8 @@ mod client;
 mod floor;
 mod input;
 mod load;
+mod opening;
+mod output;
 mod publisher;
 mod quic;
 mod receiver;
