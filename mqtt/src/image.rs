@@ -26,7 +26,7 @@ use crate::topic::TopicName;
 use crate::version::{PacketId, QoS, Version};
 use crate::writer::{Properties, Sink, packet_bytes, put_var_int, var_int_bytes};
 
-/// A message's wire image, shared by all its receivers; a clone is a reference count.
+/// A message's wire image, shared by all its receivers.
 ///
 /// There is no alias, no subscription identifier and no lifetime in it: those belong to a [`Delivery`].
 ///
@@ -46,9 +46,30 @@ use crate::writer::{Properties, Sink, packet_bytes, put_var_int, var_int_bytes};
 /// ```
 #[derive(Clone, Debug)]
 pub struct PublishImage {
-    wire: Bytes,
+    wire: Wire,
     topic_end: u32,
     properties_end: u32,
+}
+
+/// Where the bytes of an image lie.
+#[derive(Clone, Debug)]
+enum Wire {
+    /// With a small payload: it is copied to each receiver, and the memory can take another message afterwards.
+    Own(Vec<u8>),
+    /// With a large one, which is handed on by reference.
+    Shared(Bytes),
+}
+
+impl core::ops::Deref for Wire {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 /// How one receiver gets a message.
@@ -114,7 +135,19 @@ impl PublishImage {
     /// If `publish` was built by hand with a text or binary property over 65,535 bytes or with U+0000 in a text; none
     /// that [`decode`](crate::decode) returned has them.
     pub fn from_publish(publish: &Publish<'_>, topic: TopicName<'_>) -> Self {
-        Self::new(topic, &Forwarded::of(&publish.properties), publish.payload)
+        Self::new(Vec::new(), topic, &Forwarded::of(&publish.properties), publish.payload)
+    }
+
+    /// Becomes the image of another message, in the same memory if that has room.
+    ///
+    /// # Panics
+    /// As [`from_publish`](Self::from_publish).
+    pub fn rewrite_from_publish(&mut self, publish: &Publish<'_>, topic: TopicName<'_>) {
+        let memory = match &mut self.wire {
+            Wire::Own(bytes) => core::mem::take(bytes),
+            Wire::Shared(_) => Vec::new(),
+        };
+        *self = Self::new(memory, topic, &Forwarded::of(&publish.properties), publish.payload);
     }
 
     /// The image of a will.
@@ -126,19 +159,24 @@ impl PublishImage {
             content_type: will.content_type,
             user_properties: will.user_properties,
         };
-        Self::new(will.topic, &forwarded, will.payload)
+        Self::new(Vec::new(), will.topic, &forwarded, will.payload)
     }
 
-    fn new(topic: TopicName<'_>, properties: &Forwarded<'_>, payload: &[u8]) -> Self {
-        let mut wire = BytesMut::with_capacity(0);
+    fn new(memory: Vec<u8>, topic: TopicName<'_>, properties: &Forwarded<'_>, payload: &[u8]) -> Self {
         let topic_end = 2 + topic.as_str().len();
         let properties_end = topic_end + properties.measure();
-        wire.reserve(properties_end + payload.len());
-        wire.text("topic name", topic.as_str());
+        let (mut wire, bytes) = (memory, properties_end + payload.len());
+        wire.clear();
+        wire.reserve_exact(bytes);
+        wire.binary("topic name", topic.as_str().as_bytes());
         properties.write(&mut wire);
         wire.extend_from_slice(payload);
         let offset = |at: usize| u32::try_from(at).expect("a packet's head is shorter than 4 GiB");
-        Self { topic_end: offset(topic_end), properties_end: offset(properties_end), wire: wire.freeze() }
+        let wire = match payload.len() <= OWN_PAYLOAD_BYTES_MAX {
+            true => Wire::Own(wire),
+            false => Wire::Shared(wire.into()),
+        };
+        Self { topic_end: offset(topic_end), properties_end: offset(properties_end), wire }
     }
 
     /// The topic.
@@ -147,14 +185,18 @@ impl PublishImage {
         TopicName::from_checked(text.expect("the image was made from a topic name"))
     }
 
-    /// The topic's text, by reference.
-    pub fn topic_bytes(&self) -> Bytes {
-        self.wire.slice(2..self.topic_end as usize)
+    /// The topic's text.
+    pub fn topic_bytes(&self) -> &[u8] {
+        &self.wire[2..self.topic_end as usize]
     }
 
-    /// The payload, by reference.
+    /// The payload: by reference over 4 KiB, a copy below.
     pub fn payload(&self) -> Bytes {
-        self.wire.slice(self.properties_end as usize..)
+        let start = self.properties_end as usize;
+        match &self.wire {
+            Wire::Own(bytes) => Bytes::copy_from_slice(&bytes[start..]),
+            Wire::Shared(bytes) => bytes.slice(start..),
+        }
     }
 
     /// The length of the payload.
@@ -162,9 +204,12 @@ impl PublishImage {
         self.wire.len() - self.properties_end as usize
     }
 
-    /// What the image holds in memory: its allocation and the shared count beside it.
+    /// What the image holds in memory: its allocation, and the shared count beside it if there is one.
     pub fn charged_bytes(&self) -> usize {
-        self.wire.len() + SHARED_COUNT_BYTES
+        match &self.wire {
+            Wire::Own(bytes) => bytes.capacity(),
+            Wire::Shared(bytes) => bytes.len() + SHARED_COUNT_BYTES,
+        }
     }
 
     /// The length of the whole packet for a receiver, to be held against his maximum packet size.
@@ -304,6 +349,9 @@ impl Head<'_> {
 
 /// The topic of a packet that has only an alias.
 const EMPTY_TOPIC: [u8; 2] = [0, 0];
+
+/// Payloads up to this size are copied to each receiver. Below it a copy costs less than another chunk in a write.
+const OWN_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
 
 /// `bytes` keeps pointer, capacity and count of shared memory in an allocation of its own, made at the first clone.
 const SHARED_COUNT_BYTES: usize = 3 * size_of::<usize>();

@@ -1,7 +1,7 @@
 //! Writing packets: measure first, then write, by the same code.
 //!
 //! A packet describes its bytes once, against a [`Sink`]. [`Count`] is the sink that adds up lengths and notes what
-//! cannot be written; `BytesMut` is the one that takes the bytes. So a length on the wire cannot differ from what
+//! cannot be written; `BytesMut` and `Vec` are those that take the bytes. So a length on the wire cannot differ from what
 //! follows it, and a refused packet leaves nothing behind.
 
 use bytes::BytesMut;
@@ -99,6 +99,18 @@ pub(crate) trait Sink {
 }
 
 impl Sink for BytesMut {
+    #[inline]
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn refuse(&mut self, error: EncodeError) {
+        // `encode` writes only what `Count` has let pass, and both run the same code.
+        unreachable!("a packet that was measured without a refusal is refused while written: {error}");
+    }
+}
+
+impl Sink for Vec<u8> {
     #[inline]
     fn bytes(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);

@@ -212,13 +212,30 @@ fn requests_that_the_protocol_forbids() {
 }
 
 #[test]
-fn an_image_is_shared_and_not_copied() {
-    let payload = vec![7; 1024];
+fn a_large_payload_is_shared_and_not_copied() {
+    let payload = vec![7; 8_192];
     let image = PublishImage::from_publish(&Publish::new(topic("t"), &payload), topic("alias/came"));
     let (first, second) = (image.payload(), image.clone().payload());
     assert_eq!(first.as_ptr(), second.as_ptr());
-    assert_eq!((image.payload_bytes(), &image.topic_bytes()[..]), (1024, &b"alias/came"[..]));
-    assert!(image.charged_bytes() > 1024 && image.charged_bytes() < 1100);
+    assert_eq!((image.payload_bytes(), image.topic_bytes()), (8_192, &b"alias/came"[..]));
+    assert!(image.charged_bytes() > 8_192 && image.charged_bytes() < 8_300);
+}
+
+#[test]
+fn an_image_becomes_another_in_the_same_memory() {
+    let mut image = PublishImage::from_publish(&Publish::new(topic("a/longer/topic"), &[7; 100]), topic("t"));
+    let bytes = image.charged_bytes();
+    image.rewrite_from_publish(&Publish::new(topic("t"), b"short"), topic("alias/came"));
+    assert_eq!((image.topic().as_str(), &image.payload()[..]), ("alias/came", &b"short"[..]));
+    assert_eq!(image.charged_bytes(), bytes, "no other allocation");
+
+    // Room is made where there is too little, and for what is shared.
+    image.rewrite_from_publish(&Publish::new(topic("t"), &[8; 200]), topic("t"));
+    assert_eq!((image.payload_bytes(), image.charged_bytes()), (200, 203));
+    image.rewrite_from_publish(&Publish::new(topic("t"), &[9; 5_000]), topic("t"));
+    assert_eq!(&image.payload()[..], [9; 5_000]);
+    image.rewrite_from_publish(&Publish::new(topic("t"), b"small"), topic("t"));
+    assert_eq!((image.topic().as_str(), &image.payload()[..]), ("t", &b"small"[..]));
 }
 
 #[test]

@@ -456,7 +456,7 @@ impl AliasesOut {
     }
 
     /// The alias of a topic: `(alias, is new)`.
-    pub(crate) fn alias(&mut self, topic: &Bytes) -> Option<(NonZeroU16, bool)> {
+    pub(crate) fn alias(&mut self, topic: &[u8]) -> Option<(NonZeroU16, bool)> {
         if self.max == 0 {
             return None;
         }

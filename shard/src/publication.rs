@@ -47,6 +47,16 @@ impl Publication {
         Arc::new(Self { image, qos: publish.qos, retain: publish.retain, expires, publisher, charge })
     }
 
+    /// Becomes another publication; nobody else may hold this one.
+    fn rewrite(&mut self, now: Instant, publish: &Publish<'_>, topic: TopicName<'_>, publisher: PublisherId) {
+        self.image.rewrite_from_publish(publish, topic);
+        self.qos = publish.qos;
+        self.retain = publish.retain;
+        self.expires = expiry(now, publish.properties.message_expiry_s);
+        self.publisher = publisher;
+        self.charge.recharge(self.image.charged_bytes() + ENTRY_BYTES);
+    }
+
     /// Copies a Will out of a CONNECT. Its expiry starts when the Will is published, so it is kept apart.
     pub fn from_will(will: &Will<'_>, publisher: PublisherId, budget: &Budget) -> Self {
         let image = PublishImage::from_will(will);
@@ -75,6 +85,50 @@ impl Publication {
     /// Bytes that one queue entry of this message stands for.
     pub fn bytes(&self) -> usize {
         self.charge.bytes
+    }
+}
+
+/// Publications that everybody has, for the next ones to be written into.
+///
+/// Only QoS 0, which is mostly written to all its receivers before the next packet is read: what waits somewhere is not
+/// given back here, and is freed by whoever holds it last. Nothing is charged for those that lie here; they are few and
+/// small.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    free: Vec<Message>,
+}
+
+impl Spares {
+    /// Copies a PUBLISH out of the receive buffer, into a spare if there is one.
+    pub(crate) fn publication(
+        &mut self,
+        now: Instant,
+        publish: &Publish<'_>,
+        topic: TopicName<'_>,
+        publisher: PublisherId,
+        budget: &Budget,
+    ) -> Message {
+        let fits = publish.qos == QoS::AtMostOnce
+            && !publish.retain
+            && topic.as_str().len() + publish.payload.len() <= SPARE_IMAGE_BYTES_MAX;
+        if fits && let Some(mut spare) = self.free.pop() {
+            let publication = Arc::get_mut(&mut spare).expect("a spare is held by nobody else");
+            publication.rewrite(now, publish, topic, publisher);
+            return spare;
+        }
+        Publication::from_publish(now, publish, topic, publisher, budget)
+    }
+
+    /// Takes back a publication of this shard, if it is worth keeping and nobody else holds it.
+    pub(crate) fn give(&mut self, mut message: Message) {
+        let wanted = message.qos == QoS::AtMostOnce && self.free.len() < SPARES_MAX;
+        if wanted
+            && let Some(publication) = Arc::get_mut(&mut message)
+            && publication.image.charged_bytes() <= SPARE_IMAGE_BYTES_MAX
+        {
+            publication.charge.recharge(0);
+            self.free.push(message);
+        }
     }
 }
 
@@ -124,6 +178,18 @@ pub struct Charge {
     used: Arc<AtomicUsize>,
 }
 
+impl Charge {
+    /// Charges so many bytes from now on.
+    fn recharge(&mut self, bytes: usize) {
+        if bytes >= self.bytes {
+            self.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        } else {
+            self.used.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        }
+        self.bytes = bytes;
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.used.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -132,3 +198,9 @@ impl Drop for Charge {
 
 /// What a publication costs beside its image: the `Arc` and the queue entry that points to it.
 const ENTRY_BYTES: usize = 160;
+
+/// Spares of a shard. One is enough for what is delivered at once; more for what waits for the end of a turn.
+const SPARES_MAX: usize = 32;
+
+/// The largest image that is kept as a spare.
+const SPARE_IMAGE_BYTES_MAX: usize = 1024;

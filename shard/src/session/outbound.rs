@@ -279,6 +279,11 @@ impl Outbound {
         None
     }
 
+    /// Whether nothing waits, nor is to be sent again: what comes now may be written past the queues.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.waiting() == 0 && self.resent == self.inflight.len()
+    }
+
     /// Whether anything could be sent if there were room.
     pub fn has_work(&self) -> bool {
         self.resent < self.inflight.len()

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use quelea_mqtt::{QoS, ReasonCode};
+use quelea_mqtt::{QoS, ReasonCode, TopicName};
 use quelea_router::{FilterTrie, ShardId, Slots};
 
 use crate::envelope::{Accepted, Deliver, GroupKey, HoldKey, Match, SessionKey, SubscriptionIdList};
@@ -30,11 +30,12 @@ impl Matcher {
         sessions: &mut Slots<SessionKey, Session>,
         from: ShardId,
         message: &Message,
+        topic: TopicName<'_>,
     ) {
         self.serial += 1;
         let (serial, list) = (self.serial, &mut self.list);
         debug_assert!(list.is_empty());
-        trie.for_each_match(message.image.topic(), |subscriber, subscription| match subscriber {
+        trie.for_each_match(topic, |subscriber, subscription| match subscriber {
             Subscriber::Group(_) => {
                 list.push((
                     subscriber,
@@ -85,10 +86,17 @@ pub(super) enum Acceptance {
 }
 
 impl Shard {
-    /// Hands a publication to this shard's subscribers; `from` is the shard that fanned it out.
-    pub(super) fn accept(&mut self, now: Instant, from: ShardId, message: &Message) -> Acceptance {
+    /// Hands a publication to this shard's subscribers; `from` is the shard that fanned it out. The topic is the message's:
+    /// reading it costs, and the caller needs it as well.
+    pub(super) fn accept(
+        &mut self,
+        now: Instant,
+        from: ShardId,
+        message: &Message,
+        topic: TopicName<'_>,
+    ) -> Acceptance {
         let mut matcher = core::mem::take(&mut self.matcher);
-        matcher.collect(&self.trie, &mut self.sessions, from, message);
+        matcher.collect(&self.trie, &mut self.sessions, from, message, topic);
         let reason = match matcher.list.is_empty() {
             true => ReasonCode::NO_MATCHING_SUBSCRIBERS,
             false => ReasonCode::SUCCESS,
@@ -97,7 +105,10 @@ impl Shard {
         for (subscriber, how) in matcher.list.drain(..) {
             match subscriber {
                 Subscriber::Session(key) => {
-                    self.offer(now, key, Session::entry(message, &how), &mut hold);
+                    match how.qos {
+                        QoS::AtMostOnce => self.offer_once(now, key, message, &how),
+                        _ => self.offer(now, key, Session::entry(message, &how), &mut hold),
+                    }
                     self.hold_until_marked(key, how.qos, &mut hold);
                 }
                 Subscriber::Group(key) => self.offer_to_group(now, key, message, &mut hold),
@@ -114,14 +125,18 @@ impl Shard {
     pub(super) fn on_deliver(&mut self, now: Instant, from: ShardId, delivery: Deliver) {
         self.counters.envelopes_received += 1;
         match delivery {
-            Deliver::Publish { ticket, message } => match self.accept(now, from, &message) {
-                Acceptance::Settled(reason) => self.reply_delivered(from, Some(Accepted { ticket, reason })),
-                Acceptance::Waiting(hold) => {
-                    // It waits with its session now, not in the lane: others may use the credit.
-                    self.reply_delivered(from, None);
-                    self.hold_for(hold, Then::Peer { from, ticket });
+            Deliver::Publish { ticket, message } => {
+                match self.accept(now, from, &message, message.image.topic()) {
+                    Acceptance::Settled(reason) => {
+                        self.reply_delivered(from, Some(Accepted { ticket, reason }));
+                    }
+                    Acceptance::Waiting(hold) => {
+                        // It waits with its session now, not in the lane: others may use the credit.
+                        self.reply_delivered(from, None);
+                        self.hold_for(hold, Then::Peer { from, ticket });
+                    }
                 }
-            },
+            }
             Deliver::Retained { session, message } => {
                 self.on_retained(now, session, &message);
                 self.reply_delivered(from, None);
@@ -143,10 +158,8 @@ impl Shard {
     }
 
     fn offer(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
+        debug_assert!(queued.qos > QoS::AtMostOnce, "QoS 0 waits for nobody");
         self.counters.messages_matched += 1;
-        if queued.qos == QoS::AtMostOnce {
-            return self.offer_once(now, key, queued);
-        }
         let session = &mut self.sessions[key];
         let connected = matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. });
         if session.parked.is_empty() {
@@ -162,8 +175,9 @@ impl Shard {
         }
     }
 
-    /// QoS 0: taken if there is room, dropped and counted if not.
-    fn offer_once(&mut self, now: Instant, key: SessionKey, queued: Queued) {
+    /// QoS 0: written if nothing waits before it, taken if there is room, dropped and counted if not.
+    fn offer_once(&mut self, now: Instant, key: SessionKey, message: &Message, how: &Match) {
+        self.counters.messages_matched += 1;
         if self.is_full() {
             self.counters.dropped_qos0_memory += 1;
             return;
@@ -173,7 +187,14 @@ impl Shard {
             self.counters.dropped_qos0_offline += 1;
             return;
         }
-        match session.outbound.offer(queued, &self.limits) {
+        if let Some(link) = session.link()
+            && session.outbound.is_idle()
+            && self.write_once(now, link, message, how)
+        {
+            return;
+        }
+        let session = &mut self.sessions[key];
+        match session.outbound.offer(Session::entry(message, how), &self.limits) {
             Offer::Taken => self.list_session(key),
             Offer::Full(queued) => {
                 self.pump_session(now, key);

@@ -257,11 +257,13 @@ impl Shard {
 
     /// Goes on with connections that owed too many acknowledgements.
     pub(super) fn resume_relieved(&mut self, now: Instant) {
-        for key in core::mem::take(&mut self.relieved_links) {
+        let mut listed = core::mem::take(&mut self.relieved_links);
+        for key in listed.drain(..) {
             if self.links.get(key).is_some_and(|link| link.session().is_some() && !link.is_held()) {
                 self.resume_input(now, key);
             }
         }
+        super::output::keep_memory(&mut self.relieved_links, listed);
     }
 
     /// The peer broke the rules `[MQTT-4.13.1-1]`: it alone pays.

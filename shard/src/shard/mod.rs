@@ -44,7 +44,7 @@ use crate::envelope::{
 };
 use crate::hash::{Keyed, KeyedMap, OwnMap};
 use crate::link::{DoorId, Link, WriteBatch};
-use crate::publication::{Budget, Message};
+use crate::publication::{Budget, Message, Spares};
 use crate::quic::{ConnId, Quic, QuicTls};
 use crate::session::{OutboundLimits, Session};
 use crate::settings::Settings;
@@ -295,6 +295,7 @@ pub struct Shard {
     pub(crate) relieved_links: Vec<LinkKey>,
     pub(crate) door_actions: VecDeque<(DoorId, DoorAction)>,
     pub(crate) requests: VecDeque<Request>,
+    pub(crate) spares: Spares,
     pub(crate) timers: BinaryHeap<timers::Entry>,
     pub(crate) scratch: Vec<u8>,
 }
@@ -357,6 +358,7 @@ impl Shard {
             relieved_links: Vec::new(),
             door_actions: VecDeque::new(),
             requests: VecDeque::new(),
+            spares: Spares::default(),
             timers: BinaryHeap::new(),
             scratch: Vec::new(),
             random,

@@ -5,8 +5,9 @@ use std::time::Instant;
 use quelea_mqtt::{Ack, AckKind, AliasUse, Delivery, PacketId, QoS, ReasonCode, UserProperties, Version};
 
 use crate::counters::Counters;
-use crate::envelope::{LinkKey, SessionKey};
+use crate::envelope::{LinkKey, Match, SessionKey};
 use crate::link::{Carrier, CloseHow, DoorId, JOIN_BYTES_MAX, Link, LinkState};
+use crate::publication::Publication;
 use crate::session::{Discard, OutboundSink, Queued};
 
 use super::{DoorAction, Shard};
@@ -14,7 +15,8 @@ use super::{DoorAction, Shard};
 impl Shard {
     /// Lets every listed session send.
     pub(super) fn pump_sessions(&mut self, now: Instant) {
-        for key in core::mem::take(&mut self.ready_sessions) {
+        let mut listed = core::mem::take(&mut self.ready_sessions);
+        for key in listed.drain(..) {
             if let Some(session) = self.sessions.get_mut(key) {
                 session.listed = false;
                 self.pump_session(now, key);
@@ -23,6 +25,7 @@ impl Shard {
                 self.lend(key);
             }
         }
+        keep_memory(&mut self.ready_sessions, listed);
     }
 
     /// Sends what a session may send, as far as its connection has room.
@@ -41,9 +44,36 @@ impl Shard {
         }
     }
 
+    /// Writes a QoS 0 publication straight to the connection, if that has room: nothing waits before it.
+    pub(super) fn write_once(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        message: &Publication,
+        how: &Match,
+    ) -> bool {
+        let Self { links, counters, .. } = self;
+        let mut sink = LinkSink { link: &mut links[key], counters, now, wrote: false };
+        if !sink.has_room() {
+            return false;
+        }
+        let Match { qos, retain, subscription_ids } = how;
+        let parcel = Parcel { message, qos: *qos, retain: *retain, subscription_ids };
+        if message.is_expired(now) {
+            sink.counters.expired += 1;
+        } else if sink.takes(&parcel) {
+            sink.write(&parcel, None, false);
+            self.mark_dirty(key);
+        } else {
+            sink.counters.dropped_too_large += 1;
+        }
+        true
+    }
+
     /// Gives byte streams and QUIC streams what is to be written, and ends those that are done.
     pub(super) fn write_streams(&mut self, now: Instant) {
-        for key in core::mem::take(&mut self.dirty_links) {
+        let mut listed = core::mem::take(&mut self.dirty_links);
+        for key in listed.drain(..) {
             let Some(link) = self.links.get_mut(key) else { continue };
             link.dirty = false;
             match link.carrier {
@@ -52,6 +82,7 @@ impl Shard {
             }
             self.recharge_link(key);
         }
+        keep_memory(&mut self.dirty_links, listed);
     }
 
     fn write_door(&mut self, key: LinkKey, door: DoorId) {
@@ -86,6 +117,12 @@ impl Shard {
     }
 }
 
+/// Gives a list that was taken to be worked off its memory back; what was listed meanwhile stays.
+pub(super) fn keep_memory<T>(list: &mut Vec<T>, mut worked_off: Vec<T>) {
+    worked_off.append(list);
+    *list = worked_off;
+}
+
 /// A connection, as its session's sending half sees it.
 struct LinkSink<'a> {
     link: &'a mut Link,
@@ -94,48 +131,58 @@ struct LinkSink<'a> {
     wrote: bool,
 }
 
+/// One publication as one client gets it.
+#[derive(Clone, Copy)]
+struct Parcel<'a> {
+    message: &'a Publication,
+    qos: QoS,
+    retain: bool,
+    subscription_ids: &'a [u32],
+}
+
+impl<'a> Parcel<'a> {
+    fn of(queued: &'a Queued) -> Self {
+        let Queued { message, qos, retain, subscription_ids, .. } = queued;
+        Self { message, qos: *qos, retain: *retain, subscription_ids }
+    }
+}
+
 impl LinkSink<'_> {
-    fn delivery<'q>(&self, queued: &'q Queued, id: Option<PacketId>, dup: bool) -> Delivery<'q> {
+    fn delivery<'p>(&self, parcel: &Parcel<'p>, id: Option<PacketId>, dup: bool) -> Delivery<'p> {
         Delivery {
             version: self.link.version,
-            qos: queued.qos,
+            qos: parcel.qos,
             dup,
-            retain: queued.retain,
+            retain: parcel.retain,
             packet_id: id,
-            message_expiry_s: queued.message.expiry_left_s(self.now),
-            subscription_ids: &queued.subscription_ids,
+            message_expiry_s: parcel.message.expiry_left_s(self.now),
+            subscription_ids: parcel.subscription_ids,
             topic_alias: None,
         }
     }
 
     /// An alias for the topic, if the client allows another and the packet that sets it fits.
-    fn alias(&mut self, queued: &Queued) -> Option<AliasUse> {
+    fn alias(&mut self, message: &Publication) -> Option<AliasUse> {
         if self.link.version != Version::V5 || self.link.packet_bytes_max < u32::MAX {
             return None;
         }
-        let (alias, is_new) = self.link.aliases_out.alias(&queued.message.image.topic_bytes())?;
+        let (alias, is_new) = self.link.aliases_out.alias(message.image.topic_bytes())?;
         Some(if is_new { AliasUse::Define(alias) } else { AliasUse::Use(alias) })
     }
-}
 
-impl OutboundSink for LinkSink<'_> {
-    fn has_room(&self) -> bool {
-        self.link.has_room()
-    }
-
-    fn fits(&self, queued: &Queued) -> bool {
+    fn takes(&self, parcel: &Parcel<'_>) -> bool {
         let max = self.link.packet_bytes_max;
         if max == u32::MAX {
             return true;
         }
-        let id = (queued.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
-        queued.message.image.encoded_bytes(&self.delivery(queued, id, false)) <= max as usize
+        let id = (parcel.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
+        parcel.message.image.encoded_bytes(&self.delivery(parcel, id, false)) <= max as usize
     }
 
-    fn publish(&mut self, queued: &Queued, id: Option<PacketId>, dup: bool) {
-        let topic_alias = self.alias(queued);
-        let delivery = Delivery { topic_alias, ..self.delivery(queued, id, dup) };
-        let image = &queued.message.image;
+    fn write(&mut self, parcel: &Parcel<'_>, id: Option<PacketId>, dup: bool) {
+        let topic_alias = self.alias(parcel.message);
+        let delivery = Delivery { topic_alias, ..self.delivery(parcel, id, dup) };
+        let image = &parcel.message.image;
         if image.payload_bytes() <= JOIN_BYTES_MAX {
             image.encode(&delivery, self.link.output.buffer());
         } else {
@@ -149,6 +196,20 @@ impl OutboundSink for LinkSink<'_> {
         }
         self.counters.packets_sent += 1;
         self.wrote = true;
+    }
+}
+
+impl OutboundSink for LinkSink<'_> {
+    fn has_room(&self) -> bool {
+        self.link.has_room()
+    }
+
+    fn fits(&self, queued: &Queued) -> bool {
+        self.takes(&Parcel::of(queued))
+    }
+
+    fn publish(&mut self, queued: &Queued, id: Option<PacketId>, dup: bool) {
+        self.write(&Parcel::of(queued), id, dup);
     }
 
     fn release(&mut self, id: PacketId) {

@@ -8,7 +8,6 @@ use quelea_mqtt::{
 
 use crate::envelope::{LinkKey, SessionKey};
 use crate::link::{CloseHow, Link, LinkState};
-use crate::publication::Publication;
 use crate::session::{Outgoing, PublishVerdict, Released};
 
 use super::sessions::WillAt;
@@ -161,8 +160,9 @@ impl Shard {
         if self.is_full() {
             return self.refuse_for_memory(now, key, publish, ack);
         }
-        let message = Publication::from_publish(now, publish, topic, publisher, &self.budget);
-        self.publish_from(now, key, message, ack);
+        let message = self.spares.publication(now, publish, topic, publisher, &self.budget);
+        self.publish_from(now, key, &message, ack);
+        self.spares.give(message);
         Ok(())
     }
 

@@ -26,8 +26,8 @@ use super::{Origin, Shard, Then};
 
 impl Shard {
     /// A client's publication; `ack` is its place among the connection's acknowledgements.
-    pub(super) fn publish_from(&mut self, now: Instant, key: LinkKey, message: Message, ack: Option<u64>) {
-        let road = self.road_of(&message);
+    pub(super) fn publish_from(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>) {
+        let road = self.road_of(message);
         let limits = self.limits;
         let link = &mut self.links[key];
         if !link.deferred.is_empty() || link.must_wait_for(road) {
@@ -38,11 +38,11 @@ impl Shard {
                 self.counters.dropped_qos0_deferred += 1;
             } else {
                 self.crossing_links += usize::from(link.deferred.is_empty());
-                link.deferred.push_back(Deferred { message, ack });
+                link.deferred.push_back(Deferred { message: Message::clone(message), ack });
             }
             return;
         }
-        self.publish_on(now, key, &message, ack, road);
+        self.publish_on(now, key, message, ack, road);
     }
 
     fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
@@ -132,9 +132,10 @@ impl Shard {
         origin: Origin,
         reason: ReasonCode,
     ) -> Option<ReasonCode> {
-        let mut others = self.interest.shards(message.image.topic());
+        let topic = message.image.topic();
+        let mut others = self.interest.shards(topic);
         others.remove(self.id);
-        let acceptance = self.accept(now, self.id, message);
+        let acceptance = self.accept(now, self.id, message, topic);
         let (reason, hold) = match acceptance {
             Acceptance::Settled(own) => (worse(reason, own), None),
             Acceptance::Waiting(hold) => (worse(reason, ReasonCode::SUCCESS), Some(hold)),
