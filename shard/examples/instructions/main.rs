@@ -5,7 +5,7 @@
 //! The shards are the real ones, turned by the real turn; the driver hands bytes in, counts the bytes that come out, and
 //! completes every write at once. Everything random has a fixed seed.
 
-// The counted function's name is fixed for the profiler; the base of all times is the one look at the clock.
+// The counted function's name is fixed for the profiler.
 #![allow(unsafe_code, clippy::disallowed_methods)]
 
 mod house;
