@@ -105,11 +105,9 @@ impl Shard {
         for (subscriber, how) in matcher.list.drain(..) {
             match subscriber {
                 Subscriber::Session(key) => {
-                    if how.qos == QoS::AtMostOnce {
-                        self.counters.messages_matched += 1;
-                        self.offer_once(now, key, message, &how);
-                    } else {
-                        self.offer(now, key, Session::entry(message, &how), &mut hold);
+                    match how.qos {
+                        QoS::AtMostOnce => self.offer_once(now, key, message, &how),
+                        _ => self.offer(now, key, Session::entry(message, &how), &mut hold),
                     }
                     if self.sessions_arriving > 0 {
                         self.hold_until_marked(key, how.qos, &mut hold);
@@ -181,6 +179,7 @@ impl Shard {
 
     /// QoS 0: written if nothing waits before it, taken if there is room, dropped and counted if not.
     fn offer_once(&mut self, now: Instant, key: SessionKey, message: &Message, how: &Match) {
+        self.counters.messages_matched += 1;
         if self.is_full() {
             self.counters.dropped_qos0_memory += 1;
             return;
