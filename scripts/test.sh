@@ -22,7 +22,7 @@ if [ "$what" != interop ]; then
     # The client's tests start mosquitto; set up here what the interoperability suite needs as well.
     step "what the tests need" scripts/setup-tests.sh
     step "Rust tests" cargo test --locked
-    step "simulator" cargo run --locked --quiet --package quelea-sim -- --seeds 0..200
+    step "simulator" cargo run --locked --quiet --package quelea-sim -- --seeds 0..60
     step "instructions per message" scripts/instructions.sh
 fi
 if [ "$what" != rust ]; then
