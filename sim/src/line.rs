@@ -43,6 +43,8 @@ pub(crate) struct Line {
     pub(crate) readable: bool,
     /// The client is done with it; what still comes is read by nobody.
     pub(crate) leaving: bool,
+    /// The client has reset its half.
+    pub(crate) reset: bool,
     /// The broker has ended its half in order.
     pub(crate) server_ended: bool,
     /// The broker has acknowledged our end.
@@ -79,6 +81,7 @@ impl Line {
             unsent: BytesMut::new(),
             readable: false,
             leaving: false,
+            reset: false,
             server_ended: false,
             finished: false,
             parting: None,

@@ -122,6 +122,7 @@ impl World {
                 if let CloseWhy::Transport(code, text) = &why
                     && ![CONNECTION_REFUSED, INVALID_TOKEN, NO_VIABLE_PATH].contains(code)
                     && text != FORGED_RETRY
+                    && !(*code == FLOW_CONTROL_ERROR && self.lines[id.0].reset)
                 {
                     self.oracle.accuse(format!("QUIC connection {}: error {code}, {text}", id.0));
                 }
@@ -271,6 +272,7 @@ impl World {
         let Some(endpoint) = &mut line.endpoint else { return };
         match (how, choice) {
             (Cut::Reset, 0) => {
+                line.reset = true;
                 endpoint.reset(line.conn, 7);
                 endpoint.stop(line.conn, 7);
                 self.events.push(now + PARTING, Event::LineLeft { line: id });
@@ -372,6 +374,9 @@ const READ_BYTES: usize = 4 * 1024;
 
 /// Transport errors that a network may cause (RFC 9000 §20.1).
 const CONNECTION_REFUSED: u64 = 0x02;
+/// What quinn-proto's server answers now and then to a RESET_STREAM of quinn-proto's client: the connection is given up
+/// anyway. See `docs/simulator.md`.
+const FLOW_CONTROL_ERROR: u64 = 0x03;
 /// A Retry's token is good for one address only.
 const INVALID_TOKEN: u64 = 0x0B;
 const NO_VIABLE_PATH: u64 = 0x10;
