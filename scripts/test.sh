@@ -17,6 +17,8 @@ step() {
 
 step "what building needs" scripts/setup-build.sh
 if [ "$what" != interop ]; then
+    # A test reads the licences of all packages of the lock file, those of the benches and of other systems included.
+    step "packages" cargo fetch --locked --quiet
     step "formatting" cargo fmt --all --check
     step "lints" cargo clippy --locked --all-targets -- --deny warnings
     # The client's tests start mosquitto; set up here what the interoperability suite needs as well.

@@ -173,7 +173,7 @@ impl Driver for RingDriver {
     }
 
     fn submit(&mut self, shard: &mut Shard) {
-        self.ring.flush().expect("watching our own sockets");
+        self.ring.submit().expect("watching our own sockets");
         self.ring.reap(&mut Input { shard, listeners: &self.listeners, now: None, rung: false });
     }
 

@@ -21,9 +21,9 @@ use crate::uring::UringRing;
 /// what it had lent to the kernel.
 ///
 /// Call, in this order, once per turn: [`poll`](Ring::poll), then any of [`send`](Ring::send), [`write`](Ring::write),
-/// [`pause_read`](Ring::pause_read), [`close`](Ring::close), then [`flush`](Ring::flush), which may be left out where
-/// the next poll follows at once, and [`reap`](Ring::reap) if the turn can take answers there: what is left unreaped makes
-/// the next poll return at once.
+/// [`pause_read`](Ring::pause_read), [`close`](Ring::close), then [`submit`](Ring::submit) (or [`flush`](Ring::flush), if
+/// the next poll does not follow at once), and [`reap`](Ring::reap) if the turn can take answers there: what is left
+/// unreaped makes the next poll return at once.
 ///
 /// Invariants:
 /// * The sink is called only from within `poll` and `reap`, and a call that the turn makes is never answered before the
@@ -190,6 +190,15 @@ impl Ring {
     /// Only if the kernel refuses to watch a socket or to take requests, which means that the ring is broken.
     pub fn flush(&mut self) -> io::Result<()> {
         on_either!(&mut self.backend, ring => ring.flush())
+    }
+
+    /// [`flush`](Ring::flush) for a turn that polls next: hands over at once what brings answers to [`reap`](Ring::reap), and
+    /// may leave the rest to that poll, where on io_uring it costs no system call of its own.
+    ///
+    /// # Errors
+    /// As [`flush`](Ring::flush).
+    pub fn submit(&mut self) -> io::Result<()> {
+        on_either!(&mut self.backend, ring => ring.submit())
     }
 
     /// Starts to write a batch to a door; it is on its way after the next [`flush`](Ring::flush) or

@@ -256,6 +256,11 @@ impl EpollRing {
         Ok(())
     }
 
+    /// See [`Ring::submit`](crate::Ring::submit). Waiting submits nothing here, so this is all of it.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+
     /// Starts to write a batch to a door. [`Sink::written`] tells, in a later poll or reap, when the kernel has
     /// all of it. Does nothing if the door is gone or closing.
     ///

@@ -17,6 +17,7 @@
 //!   given buffers back. The kernel's socket buffers hold what comes meanwhile.
 
 mod buffers;
+mod door;
 mod kernel;
 mod lease;
 mod setup;
@@ -40,9 +41,9 @@ use crate::ring::{
     ACCEPT_PAUSE, index_of_next, is_exhausted, is_of_one_connection, set_udp_options, tries_gso,
 };
 use crate::sink::{Close, DoorId, ListenerId, Outgoing, Sink, UdpId, WriteBatch};
-use kernel::{Completion, Kernel, RECEIVE_HEADER_BYTES, SENDS_MAX};
+use kernel::{Kernel, RECEIVE_HEADER_BYTES, SENDS_MAX};
 use streams::Streams;
-use token::{Kind, Token};
+use token::{Completion, Kind, Token};
 use transmit::Outbox;
 
 pub(crate) use setup::Mode;
@@ -313,6 +314,11 @@ impl UringRing {
             self.enter(Some(Duration::ZERO))?;
         }
         Ok(())
+    }
+
+    /// See [`Ring::submit`](crate::Ring::submit): only writes to doors are answered at once.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        if self.kernel.has_queued_writes() { self.flush() } else { Ok(()) }
     }
 
     /// Submits everything that is queued, then waits.

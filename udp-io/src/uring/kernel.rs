@@ -27,13 +27,13 @@ use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode};
+use io_uring::{IoUring, opcode};
 use libc::{c_void, iovec, msghdr};
 
 use super::buffers::BufferRing;
 use super::lease::{Leases, Offer};
 use super::setup::{self, COMPLETIONS, Mode};
-use super::token::{Kind, Token};
+use super::token::{Completion, Kind, Token};
 use crate::address::NAME_BYTES_MAX;
 use crate::control::INCOMING_BYTES_MAX;
 use crate::sys::Packet;
@@ -52,6 +52,8 @@ pub(super) struct Kernel {
     outcomes: Vec<i32>,
     /// What could not be submitted between enters: the next one returns it.
     failure: Option<io::Error>,
+    /// A write has been queued since the last enter.
+    has_queued_writes: bool,
     /// Descriptors that queued requests may still name: closed when the queue has been taken.
     closing: Vec<OwnedFd>,
     lent: ManuallyDrop<Lent>,
@@ -70,37 +72,6 @@ struct Lent {
 
 // SAFETY: the pointers in `template`, `headers` and `vectors` are followed by the kernel alone, and only within `enter`.
 unsafe impl Send for Lent {}
-
-/// The answer to a request.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Completion {
-    pub(super) token: Token,
-    /// What the system call would have returned; below zero an error.
-    pub(super) result: i32,
-    flags: u32,
-}
-
-impl Completion {
-    /// The buffer that was filled.
-    pub(super) fn buffer(&self) -> Option<u16> {
-        cqueue::buffer_select(self.flags)
-    }
-
-    /// Whether the request goes on.
-    pub(super) fn has_more(&self) -> bool {
-        cqueue::more(self.flags)
-    }
-
-    /// Whether a watched stream has broken or is shut in both directions.
-    pub(super) fn is_hangup(&self) -> bool {
-        self.result > 0 && self.result & i32::from(libc::POLLERR | libc::POLLHUP) != 0
-    }
-
-    /// The error number, if it failed.
-    pub(super) fn error(&self) -> Option<i32> {
-        (self.result < 0).then_some(-self.result)
-    }
-}
 
 impl Kernel {
     /// A ring, not yet bound to a thread. `files_max` sockets can be registered.
@@ -130,6 +101,7 @@ impl Kernel {
             written: VecDeque::new(),
             outcomes: Vec::with_capacity(SENDS_MAX),
             failure: None,
+            has_queued_writes: false,
             closing: Vec::new(),
             lent: ManuallyDrop::new(lent),
         };
@@ -238,6 +210,7 @@ impl Kernel {
             Offer::Vectored(header) => opcode::SendMsg::new(fd, header).flags(flags as u32).build(),
         };
         self.push(entry, Token::new(Kind::Write, lease));
+        self.has_queued_writes = true;
     }
 
     /// Closes a descriptor as soon as no queued request can name it any more.
@@ -248,6 +221,11 @@ impl Kernel {
     /// Whether requests wait to be submitted.
     pub(super) fn has_queued(&mut self) -> bool {
         !self.ring.submission().is_empty()
+    }
+
+    /// Whether writes to doors are among the requests that wait to be submitted.
+    pub(super) fn has_queued_writes(&self) -> bool {
+        self.has_queued_writes
     }
 
     /// Takes the next write that has succeeded.
@@ -305,6 +283,7 @@ impl Kernel {
         }
         self.submit(wait)?;
         self.closing.clear();
+        self.has_queued_writes = false;
         Ok(())
     }
 
@@ -410,7 +389,7 @@ impl Kernel {
     fn reap(&mut self) {
         for entry in self.ring.completion() {
             let token = Token::decode(entry.user_data());
-            let completion = Completion { token, result: entry.result(), flags: entry.flags() };
+            let completion = Completion::new(token, entry.result(), entry.flags());
             if token.owes_an_end() && !completion.has_more() {
                 self.in_flight -= 1;
             }

@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::kernel::{Completion, Kernel};
-use super::token::{Kind, Token};
+use super::door::{Door, Ended, Reading};
+use super::kernel::Kernel;
+use super::token::{Completion, Kind, Token};
 use crate::address::canonical;
 use crate::config::RingConfig;
 use crate::counters::Counters;
@@ -51,96 +52,6 @@ pub(super) struct Streams {
     buffer_bytes: usize,
     send_buffer: Option<usize>,
     receive_buffer: Option<usize>,
-}
-
-/// One byte stream.
-struct Door {
-    stream: TcpStream,
-    reading: Reading,
-    /// A request waits for the connection to break.
-    watches_hangup: bool,
-    /// The lease of the write that the kernel has.
-    write: Option<u32>,
-    /// A write of nothing is done; the report is due.
-    written_due: bool,
-    /// The connection failed in a call that may not report; the report is due.
-    failed: Option<io::ErrorKind>,
-    in_due_list: bool,
-    paused: bool,
-    /// How the input ended; it is told when what was held has been handed over.
-    ended: Option<Ended>,
-    /// The peer's FIN has been told, or taken note of by a door that is closing.
-    input_ended: bool,
-    /// `close(Flush)` was called: nothing but its end is reported, and input is thrown away.
-    closing: bool,
-    /// Both sides have ended; the report is due, and the door goes with it.
-    flushed: bool,
-    held: Option<Box<Held>>,
-    /// The poll in which the door last handed over bytes, and how many.
-    handed_in: u32,
-    handed_bytes: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    Idle,
-    Armed,
-    Cancelling,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ended {
-    Fin,
-    Broken(io::ErrorKind),
-}
-
-/// Bytes that have arrived and were not handed over.
-#[derive(Default)]
-struct Held {
-    bytes: Vec<u8>,
-    handed: usize,
-}
-
-impl Held {
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.handed..]
-    }
-}
-
-impl Door {
-    fn new(stream: TcpStream) -> Door {
-        Door {
-            stream,
-            reading: Reading::Idle,
-            watches_hangup: false,
-            write: None,
-            written_due: false,
-            failed: None,
-            in_due_list: false,
-            paused: false,
-            ended: None,
-            input_ended: false,
-            closing: false,
-            flushed: false,
-            held: None,
-            handed_in: 0,
-            handed_bytes: 0,
-        }
-    }
-
-    fn held_bytes(&self) -> usize {
-        self.held.as_ref().map_or(0, |held| held.rest().len())
-    }
-
-    /// Whether a report of its end waits: nothing else matters then.
-    fn is_over(&self) -> bool {
-        self.failed.is_some() || self.flushed
-    }
-
-    /// A closing door always reads, or a peer that is stuck in writing would never come to read our last words.
-    fn may_hand_over(&self) -> bool {
-        !self.paused || self.closing
-    }
 }
 
 impl Streams {

@@ -1,4 +1,4 @@
-//! What a completion is about: the 64 bits that travel with every request.
+//! What a completion says, and of which request: the 64 bits that travel with every request.
 //!
 //! ```text
 //!   | generation: 32 | kind: 8 | slot: 24 |
@@ -6,6 +6,8 @@
 //!
 //! For a door, slot and generation are those of its name, so a completion that comes after the door has gone finds no
 //! one; otherwise the slot is an index and the generation 0.
+
+use io_uring::cqueue;
 
 use crate::sink::DoorId;
 
@@ -80,6 +82,41 @@ impl Token {
             | Kind::Write => true,
             Kind::Datagram | Kind::Rung | Kind::Bell | Kind::Cancel => false,
         }
+    }
+}
+
+/// The answer to a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Completion {
+    pub(super) token: Token,
+    /// What the system call would have returned; below zero an error.
+    pub(super) result: i32,
+    flags: u32,
+}
+
+impl Completion {
+    pub(super) fn new(token: Token, result: i32, flags: u32) -> Completion {
+        Completion { token, result, flags }
+    }
+
+    /// The buffer that was filled.
+    pub(super) fn buffer(&self) -> Option<u16> {
+        cqueue::buffer_select(self.flags)
+    }
+
+    /// Whether the request goes on.
+    pub(super) fn has_more(&self) -> bool {
+        cqueue::more(self.flags)
+    }
+
+    /// Whether a watched stream has broken or is shut in both directions.
+    pub(super) fn is_hangup(&self) -> bool {
+        self.result > 0 && self.result & i32::from(libc::POLLERR | libc::POLLHUP) != 0
+    }
+
+    /// The error number, if it failed.
+    pub(super) fn error(&self) -> Option<i32> {
+        (self.result < 0).then_some(-self.result)
     }
 }
 

@@ -395,3 +395,16 @@ fn several_sockets_of_a_ring_keep_their_datagrams_apart() {
         assert_eq!((datagram.peer, datagram.udp), (addresses[from], ids[(from + 1) % 3]));
     }
 }
+
+#[test]
+fn what_is_submitted_has_left_with_the_next_poll() {
+    let (mut sender, udp, _) = ring_on("127.0.0.1", &default_config());
+    let (mut receiver, _, destination) = ring_on("127.0.0.1", &default_config());
+    sender.send(&to(udp, destination, b"there"));
+    sender.submit().unwrap();
+    assert_eq!(sender.poll(Some(Duration::ZERO), &mut Heard::default()).unwrap(), 0);
+    assert_eq!(sender.counters().datagrams_out, 1);
+    let mut heard = Heard::default();
+    poll_until(&mut receiver, &mut heard, "the datagram", |heard| !heard.datagrams.is_empty());
+    assert_eq!(heard.datagrams[0].bytes, b"there");
+}

@@ -338,7 +338,7 @@ fn a_removed_listener_accepts_no_more_and_its_doors_stay() {
 fn a_write_that_is_complete_is_reaped_and_the_next_poll_sleeps() {
     let (mut ring, mut heard, _client, door) = connected(&default_config());
     ring.write(door, batch(b"taken at once"));
-    ring.flush().unwrap();
+    ring.submit().unwrap();
     assert_eq!(ring.reap(&mut heard), 1);
     assert_eq!(heard.written, [door]);
     assert_eq!(ring.reap(&mut heard), 0, "told once");
