@@ -85,7 +85,10 @@ const orders = {
     clients.get(order.client).end(false, {}, () => answer({}))
   },
   abort (order, answer) {
-    clients.get(order.client).stream.resetAndDestroy()
+    const stream = clients.get(order.client).stream
+    // Node.js resets plain sockets only; streams of TLS and WebSocket just end, without a word of their own.
+    if (stream.resetAndDestroy && !stream.encrypted) stream.resetAndDestroy()
+    else stream.destroy()
     answer({})
   }
 }

@@ -112,7 +112,7 @@ def test_good_file_passes_the_check(tmp_path: Path) -> None:
         ("[tcp]\nlisten = ['localhost']\n", 2, ["tcp.listen"]),
         ("[tcp]\nlisten = ['0.0.0.0:1883']\n", 2, ["tcp.listen", "allow_anonymous = true"]),
         ("[tcp\n", 1, []),
-        ("[tcp]\nlisten = []\n[quic]\nlisten = []\n", 2, ["tcp.listen"]),
+        ("\n".join(f"[{name}]\nlisten = []" for name in ("tcp", "quic", "tls", "ws", "wss")), 2, ["tcp.listen"]),
     ],
 )
 def test_bad_file_fails_the_check_and_names_file_line_and_key(
