@@ -23,7 +23,7 @@ pub struct Arguments {
     #[arg(long, short, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
 
-    /// Prints the effective settings, with the origin of each, and ends
+    /// Prints the effective settings, with the origin of each that is not a default, and ends
     #[arg(long)]
     pub print_config: bool,
 

@@ -5,7 +5,7 @@
 //!   ├── lock                           pid of the owner; held by flock(2) for the life of the process
 //!   ├── reset.key                      64 random bytes, 0600: stateless resets (RFC 9000 §10.3)
 //!   ├── token.key                      64 random bytes, 0600: Retry and address tokens (RFC 9000 §8.1)
-//!   └── development.{crt,key}.pem      see [`crate::certificate`]
+//!   └── development{,.crt}.pem         key and certificate, the certificate alone: see [`crate::certificate`]
 //! ```
 //!
 //! The lock is the kernel's: it ends with its process, however that ends. The lock file itself is never removed, because

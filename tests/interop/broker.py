@@ -118,7 +118,12 @@ class Quelea(Broker):
     ):
         self.config_path = directory / "quelea.toml"
         self.config_path.write_text(config(directory, settings) + tail)
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("QUELEA_")}
+        # The caller may force a back end; whatever else is in the environment must not reach the broker.
+        variables = {
+            name: value
+            for name, value in os.environ.items()
+            if name == "QUELEA_IO__BACKEND" or not name.startswith("QUELEA_")
+        }
         super().__init__(
             [str(quelea_binary()), "--config", str(self.config_path)],
             directory,
