@@ -120,7 +120,12 @@ fn search(request: &Request) -> ExitCode {
         }
         if shown.elapsed() > Duration::from_secs(5) {
             shown = wall_clock();
-            eprintln!("seed {seed}: {} (go on with --seeds {}..{})", search.pace(), seed + 1, request.seeds.end);
+            eprintln!(
+                "seed {seed}: {} (go on with --seeds {}..{})",
+                search.pace(),
+                seed + 1,
+                request.seeds.end
+            );
         }
     }
     println!("all promises kept: {}, {} events", search.pace(), search.events);
