@@ -10,6 +10,7 @@ The whole broker, many shards and clients, on a hostile network; seeded and repe
 
   quelea-sim --seed N [--profile P] [--crypto C]       play one seed and tell what happens
   quelea-sim --seeds A..B [--profile P] [--crypto C]   play many, stop at the first that fails
+      --in-turn                                        each seed in one of the profiles instead of in all of them
   quelea-sim --mutants                                 seed faults into the broker's rules and count the runs until each
                                                        is found (needs a build with --features mutants)
 
@@ -22,7 +23,19 @@ struct Request {
     seeds: core::ops::Range<u64>,
     profiles: Vec<Profile>,
     crypto: Crypto,
+    /// Each seed in one profile, taken in turn, instead of in all of them.
+    in_turn: bool,
     story: Story,
+}
+
+impl Request {
+    fn profiles_of(&self, seed: u64) -> &[Profile] {
+        if !self.in_turn {
+            return &self.profiles;
+        }
+        let at = (seed % self.profiles.len() as u64) as usize;
+        &self.profiles[at..=at]
+    }
 }
 
 fn main() -> ExitCode {
@@ -49,7 +62,8 @@ fn main() -> ExitCode {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
     let profiles = Profile::ALL.to_vec();
-    let mut request = Request { seeds: 0..0, profiles, crypto: Crypto::default(), story: Story::Silent };
+    let crypto = Crypto::default();
+    let mut request = Request { seeds: 0..0, profiles, crypto, in_turn: false, story: Story::Silent };
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--seed" => {
@@ -66,6 +80,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
                 request.profiles =
                     args.next()?.split(',').map(Profile::from_name).collect::<Option<Vec<_>>>()?;
             }
+            "--in-turn" => request.in_turn = true,
             "--crypto" => request.crypto = Crypto::from_name(&args.next()?)?,
             _ => return None,
         }
@@ -75,7 +90,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
 
 fn tell(request: &Request) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    for profile in &request.profiles {
+    for profile in request.profiles_of(request.seeds.start) {
         println!("profile {}, seed {}", profile.name(), request.seeds.start);
         let play = Play { profile: *profile, seed: request.seeds.start, crypto: request.crypto };
         match run(wall_clock(), play, Story::Told) {
@@ -106,7 +121,7 @@ fn search(request: &Request) -> ExitCode {
         Search { began: wall_clock(), runs: 0, virtual_time: Duration::ZERO, events: 0, hash: 0 };
     let mut shown = search.began;
     for seed in request.seeds.clone() {
-        for profile in &request.profiles {
+        for profile in request.profiles_of(seed) {
             let play = Play { profile: *profile, seed, crypto: request.crypto };
             match run(search.began, play, Story::Silent) {
                 Ok(report) => search.add(&report),
