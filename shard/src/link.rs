@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use quelea_mqtt::{PacketId, QoS, ReasonCode, Version};
+use quelea_mqtt::{Limits, Packet, PacketId, PacketType, QoS, ReasonCode, Sender, Version};
 use smallvec::SmallVec;
 
 use crate::door::{DoorKindId, Layers};
@@ -386,6 +386,22 @@ impl Link {
             || self.acks.len() >= self.acks_max
             || self.barriers >= self.barriers_max
             || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
+    }
+
+    /// Whether the client has said DISCONNECT (with 0x00) behind packets that are still held: its Will is not to be
+    /// published, even if the connection ends before the packet's turn `[MQTT-3.14.4-3]`.
+    pub(crate) fn holds_farewell(&self, limits: &Limits) -> bool {
+        let mut rest = &self.input[..];
+        while let Ok(Some(frame)) = quelea_mqtt::peek_frame(rest, Sender::Client, limits)
+            && let Some((packet, after)) = rest.split_at_checked(frame.packet_bytes)
+        {
+            if frame.packet_type() == Some(PacketType::Disconnect) {
+                let decoded = quelea_mqtt::decode(packet, self.version, Sender::Client, limits);
+                return matches!(decoded, Ok(Packet::Disconnect(said)) if said.reason == ReasonCode::NORMAL_DISCONNECTION);
+            }
+            rest = after;
+        }
+        false
     }
 
     /// Whether publications of this connection are not accepted yet.

@@ -122,7 +122,9 @@ pub(crate) struct Layers {
 #[derive(Debug)]
 struct WebSocket {
     state: WebSocketState,
-    /// Bytes of its own: the response, a close.
+    /// The response to the request: before everything else.
+    response: Vec<u8>,
+    /// Bytes of its own: a refusal, a close.
     own: BytesMut,
 }
 
@@ -142,7 +144,7 @@ impl Layers {
         }
         let websocket = kind.websocket.as_ref().map(|rules| {
             let state = WebSocketState::Upgrading(Upgrade::new(Arc::clone(rules)));
-            Box::new(WebSocket { state, own: BytesMut::new() })
+            Box::new(WebSocket { state, response: Vec::new(), own: BytesMut::new() })
         });
         Some(Self {
             proxy: kind.proxy.as_ref().map(|_| Vec::new()),
@@ -282,10 +284,11 @@ impl Layers {
     /// Whether the layers have something to write that is not MQTT's.
     pub(crate) fn has_own(&self) -> bool {
         !self.own.is_empty()
-            || self
-                .websocket
-                .as_ref()
-                .is_some_and(|ws| !ws.own.is_empty() || ws.frames().is_some_and(|frames| frames.owes_pong()))
+            || self.websocket.as_ref().is_some_and(|ws| {
+                !ws.own.is_empty()
+                    || !ws.response.is_empty()
+                    || ws.frames().is_some_and(|frames| frames.owes_pong())
+            })
     }
 
     /// Whether all that was to be written is with the kernel.
@@ -389,11 +392,12 @@ impl WebSocket {
             WebSocketState::Open(frames) => frames.buffered_bytes(),
             WebSocketState::Failed => 0,
         };
-        state + self.own.len()
+        state + self.response.len() + self.own.len()
     }
 
-    /// Moves what this layer has to say behind what is in `out`: a pong goes in front of a close.
+    /// Moves what this layer has to say behind what is in `out`: a pong goes behind the response and in front of a close.
     fn take_own(&mut self, out: &mut BytesMut) {
+        out.put_slice(&core::mem::take(&mut self.response));
         if let WebSocketState::Open(frames) = &mut self.state
             && let Some(payload) = frames.take_pong()
         {
@@ -412,7 +416,7 @@ impl WebSocket {
                     return Err(LayerError::Upgrade);
                 }
                 Answer::Accept { response, used } => {
-                    self.own.put_slice(&response);
+                    self.response = response;
                     self.state = WebSocketState::Open(Frames::new(upgrade.rules().frame_bytes_max));
                     bytes = &bytes[used..];
                 }

@@ -118,10 +118,7 @@ impl Tls {
         self.keep_rest(input, pumped.used);
         self.is_open |= !self.connection.is_handshaking();
         pumped.end?;
-        if self.input.len() > INPUT_BYTES_MAX {
-            return Err(rustls::Error::General("a handshake message of this size is not needed".into()));
-        }
-        Ok(())
+        self.check_input()
     }
 
     /// Decrypts what has come on an open connection; nothing does behind `close_notify`. `scratch` is left empty.
@@ -141,7 +138,8 @@ impl Tls {
             let mut input = core::mem::take(&mut self.input);
             let pumped = self.pump(&mut input, out, take);
             self.keep_rest(input, pumped.used);
-            return pumped.end;
+            pumped.end?;
+            return self.check_input();
         }
         scratch.extend_from_slice(bytes);
         let pumped = self.pump(scratch, out, take);
@@ -149,7 +147,17 @@ impl Tls {
             self.input.extend_from_slice(&scratch[pumped.used..]);
         }
         scratch.clear();
-        pumped.end
+        pumped.end?;
+        self.check_input()
+    }
+
+    /// rustls keeps the records of a message that comes in pieces until its last one: a peer that sends a long message of
+    /// no use a byte at a time would fill memory.
+    fn check_input(&self) -> Result<(), rustls::Error> {
+        if self.input.len() > INPUT_BYTES_MAX {
+            return Err(rustls::Error::General("a handshake message of this size is not needed".into()));
+        }
+        Ok(())
     }
 
     fn keep_rest(&mut self, mut input: BytesMut, used: usize) {

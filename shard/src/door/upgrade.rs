@@ -145,8 +145,9 @@ fn accept(rules: &WebSocketRules, request: &[u8]) -> Result<Vec<u8>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(request) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Refusal::Malformed),
+        // The end that httparse sees must be the one that was looked for: it takes bare line feeds for line ends, too.
+        Ok(httparse::Status::Complete(bytes)) if bytes == request.len() => {}
+        Ok(httparse::Status::Complete(_) | httparse::Status::Partial) => return Err(Refusal::Malformed),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooLarge),
         Err(_) => return Err(Refusal::Malformed),
     }

@@ -136,7 +136,7 @@ impl Shard {
         }
         if let Some(link) = self.links.get(key)
             && matches!(link.state, LinkState::AwaitConnect)
-            && link.input.len() > HELD_BYTES_MAX
+            && link.buffered_bytes() - link.output.bytes() > HELD_BYTES_MAX
         {
             self.counters.connects_refused += 1;
             self.close_link(now, key, CloseHow::Finish);
@@ -323,8 +323,12 @@ impl Shard {
     pub(super) fn link_ended(&mut self, now: Instant, key: LinkKey) {
         self.forget_publications(key);
         if let Some(session) = self.links[key].session() {
+            let will = match self.links[key].holds_farewell(&self.settings.packet) {
+                true => WillAt::Never,
+                false => WillAt::AfterDelay,
+            };
             self.part_from_session(key, session);
-            self.detach(now, session, WillAt::AfterDelay);
+            self.detach(now, session, will);
         }
     }
 

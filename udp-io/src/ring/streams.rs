@@ -150,7 +150,8 @@ impl Streams {
         };
         let broken = flags & (EPOLLERR | EPOLLHUP) as u32 != 0;
         let mut handed = 0;
-        if door.unwritten.is_some() && (broken || flags & EPOLLOUT as u32 != 0) {
+        // Who reads learns of a broken connection behind what has arrived before; a failed write would cut that off.
+        if door.unwritten.is_some() && !broken && flags & EPOLLOUT as u32 != 0 {
             handed += self.continue_write(id, counters, sink);
         }
         let Some(door) = self.doors.get(id) else { return Ok(handed) };

@@ -52,6 +52,13 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// Appends. What was handed over makes room first: a door that is always a little behind must not grow.
+    pub(super) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.handed);
+        self.handed = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
     pub(super) fn rest(&self) -> &[u8] {
         &self.bytes[self.handed..]
     }
@@ -90,5 +97,21 @@ impl Door {
     /// A closing door always reads, or a peer that is stuck in writing would never come to read our last words.
     pub(super) fn may_hand_over(&self) -> bool {
         !self.paused || self.closing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_does_not_grow_by_what_was_handed_over() {
+        let mut held = Held::default();
+        held.extend(&[0; 40]);
+        for _ in 0..1_000 {
+            held.handed += 32;
+            held.extend(&[0; 32]);
+            assert_eq!((held.rest().len(), held.bytes.len()), (40, 40));
+        }
     }
 }

@@ -244,7 +244,7 @@ impl Streams {
         }
         counters.door_bytes_held += bytes.len() as u64;
         self.held_bytes += bytes.len();
-        door.held.get_or_insert_default().bytes.extend_from_slice(bytes);
+        door.held.get_or_insert_default().extend(bytes);
         self.make_due(id);
         0
     }
@@ -313,6 +313,9 @@ impl Streams {
         door.watches_hangup = completion.has_more();
         // Who reads, or is about to, learns of it behind what has arrived before.
         if !completion.is_hangup() || door.is_over() || (door.may_hand_over() && !door.input_ended) {
+            if !completion.has_more() {
+                self.arm(kernel, id);
+            }
             return 0;
         }
         let error = door.stream.take_error().ok().flatten();
@@ -356,6 +359,13 @@ impl Streams {
             Some(error) => {
                 kernel.writes().end(slot);
                 let kind = io::Error::from_raw_os_error(error).kind();
+                if door.held.is_some() && door.may_hand_over() && !door.closing {
+                    // What had arrived before the connection broke still counts.
+                    door.write = None;
+                    door.ended = Some(Ended::Broken(kind));
+                    self.make_due(id);
+                    return 0;
+                }
                 return self.fail(kernel, id, kind, counters, sink);
             }
         };
