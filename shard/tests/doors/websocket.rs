@@ -164,6 +164,26 @@ fn frames_may_follow_the_request_at_once() {
 }
 
 #[test]
+fn a_ping_behind_the_request_is_answered_behind_the_response() {
+    let (mut bed, kind) = bed();
+    let door = bed.open(kind);
+    bed.send(door, &[REQUEST, &frame(LAST | PING, b"early")].concat());
+    let written = bed.wire(door).written.split();
+    assert!(written.starts_with(b"HTTP/1.1 101"));
+    let end = written.windows(4).position(|four| four == b"\r\n\r\n").expect("a response") + 4;
+    assert_eq!(read_frames(&written[end..]).1, [(PONG, b"early".to_vec())]);
+}
+
+#[test]
+fn a_request_that_ends_in_bare_line_feeds_is_refused() {
+    let (mut bed, kind) = bed();
+    let door = bed.open(kind);
+    let request = String::from_utf8(REQUEST.to_vec()).expect("text").replace("\r\n", "\n");
+    bed.send(door, &[request.as_bytes(), b"\r\n\r\n"].concat());
+    assert!(bed.wire(door).written.split().starts_with(b"HTTP/1.1 400"));
+}
+
+#[test]
 fn a_ping_is_answered_within_a_message() {
     let (mut bed, kind) = bed();
     let door = client(&mut bed, kind, "c");
