@@ -33,18 +33,28 @@ fn main() -> ExitCode {
     match errand {
         Errand::PrintConfig(loaded) => print(&loaded.to_toml()),
         Errand::Check(loaded) => check(&loaded),
-        Errand::Serve(loaded) => serve(loaded.config),
+        Errand::Serve(loaded) => serve(&loaded),
     }
 }
 
 fn check(loaded: &Loaded) -> ExitCode {
     match Broker::check(&loaded.config) {
         Ok(()) => print("The configuration is valid.\n"),
-        Err(error) => refuse(&error.to_string(), REFUSED),
+        Err(error) => refuse(&told(&error, loaded), REFUSED),
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+/// An error in words; one of a file that the configuration names with the place that names it.
+fn told(error: &StartError, loaded: &Loaded) -> String {
+    let problem = match error {
+        StartError::Certificate(error) => loaded.problem_of_file(&error.path, &error.what),
+        _ => None,
+    };
+    problem.map_or_else(|| error.to_string(), |problem| problem.to_string())
+}
+
+fn serve(loaded: &Loaded) -> ExitCode {
+    let config: Config = loaded.config.clone();
     logging::install(&config.log).expect("the first log of this process");
     // Caught from now on: a signal during the start is not lost, it is served after it.
     let signals = match Signals::new([SIGTERM, SIGINT, SIGHUP]) {
@@ -53,7 +63,7 @@ fn serve(config: Config) -> ExitCode {
     };
     let broker = match Broker::start(config) {
         Ok(broker) => broker,
-        Err(error) => return refuse(&error.to_string(), exit_code(&error)),
+        Err(error) => return refuse(&told(&error, loaded), exit_code(&error)),
     };
     // Nobody may be reading; serving does not depend on it.
     let _ = print(&banner::banner(&broker));
@@ -94,7 +104,7 @@ fn reload(broker: &RunningBroker) {
         tracing::info!(fingerprint = certificate.fingerprint(), "certificate loaded anew");
     }
     for error in reloaded.refused {
-        tracing::error!(%error, "what was in use before stays");
+        tracing::error!(%error, "cannot be loaded anew: what was in use before stays");
     }
 }
 

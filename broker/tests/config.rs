@@ -424,6 +424,10 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
             "FILE:7: listeners[1].proxy_trusted: needs proxy_protocol = \"required\": nobody is asked for a header",
         ),
         (
+            "type = \"tcp\"\nlisten = \"0.0.0.0:2\"\nallow_anonymous = true\nproxy_protocol = \"required\"",
+            "FILE:4: listeners[1].proxy_trusted: needs the networks whose headers are believed: beyond loopback anybody could send one",
+        ),
+        (
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nproxy_trusted = [\"10.0.0.0/33\"]",
             "FILE:7: listeners[1].proxy_trusted: invalid value: string \"10.0.0.0/33\", expected an address or a range of them such as \"10.0.0.0/8\"",
         ),

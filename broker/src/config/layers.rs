@@ -20,6 +20,26 @@ pub struct Loaded {
     pub origins: BTreeMap<String, Origin>,
 }
 
+impl Loaded {
+    /// What is wrong with a file that the configuration names, told with the place that names it; `None` if none does.
+    #[must_use]
+    pub fn problem_of_file(&self, path: &Path, what: &str) -> Option<Problem> {
+        let tls = &self.config.tls;
+        let node = [("tls.certificate".to_owned(), &tls.certificate), ("tls.key".to_owned(), &tls.key)];
+        let listeners = self.config.listeners.iter().enumerate().flat_map(|(index, listener)| {
+            let key = |name: &str| format!("listeners[{index}].{name}");
+            [
+                (key("certificate"), &listener.certificate),
+                (key("key"), &listener.key),
+                (key("client_ca"), &listener.client_ca),
+            ]
+        });
+        let (key, _) = node.into_iter().chain(listeners).find(|(_, named)| named.as_deref() == Some(path))?;
+        let what = format!("{}: {what}", path.display());
+        Some(Problem { origin: origin_of(&self.origins, &key), key: Some(key), what })
+    }
+}
+
 /// One value given outside the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Override {

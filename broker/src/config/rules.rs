@@ -65,6 +65,13 @@ impl Rules {
                 let what = "needs proxy_protocol = \"required\": nobody is asked for a header";
                 self.refuse(&format!("{section}.proxy_trusted"), what);
             }
+            let believes_all =
+                listener.proxy_protocol == ProxyProtocol::Required && listener.proxy_trusted.is_empty();
+            if believes_all && !listener.is_local() {
+                let what =
+                    "needs the networks whose headers are believed: beyond loopback anybody could send one";
+                self.refuse(&format!("{section}.proxy_trusted"), what);
+            }
         }
     }
 
