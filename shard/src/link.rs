@@ -466,7 +466,7 @@ impl AliasesOut {
         Self { max: 0, topics: None, keyed }
     }
 
-    /// The client allows so many, and we want no more than so many.
+    /// Aliases from 1 to `max`: the client's Topic Alias Maximum, or ours if that is smaller.
     pub(crate) fn allow(&mut self, max: u16) {
         self.max = max;
     }

@@ -1,4 +1,4 @@
-//! What an operator may set about a shard: every limit of the core, in one place, with the defaults and their reasons.
+//! What an operator may set about a shard: every limit of the core, in one place, with its default.
 //!
 //! A shard never reads a file or the environment; the broker turns its configuration into this value once, at start.
 

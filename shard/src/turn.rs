@@ -11,7 +11,7 @@
 //!
 //! Sleep and wake: a shard raises its flag, looks into its mailboxes once more, and only then waits; a sender puts its
 //! message in the ring, then looks at the flag. Whatever the order, one of the two sees the other
-//! ([`quelea_router::SleepFlags`]). A wake costs ten times what a small message does, so a shard says how deeply it
+//! ([`quelea_router::SleepFlags`]). A wake costs many times what a small message does, so a shard says how deeply it
 //! sleeps: while nobody waits for what others answer (QoS 0, credit), their replies wait for its next wake.
 
 use core::time::Duration;
@@ -128,10 +128,11 @@ impl Turn {
     }
 }
 
-/// Handshakes may take this much of a turn: three or four of them (152 µs each).
+/// Handshakes may take this much of a turn: a few of them.
 const HANDSHAKE_BUDGET: Duration = Duration::from_micros(500);
 
-/// Replies for which nobody waits (credit, acceptances of QoS 0) lie in the mailbox for so long at most.
+/// Replies for which nobody waits (credit, acceptances of QoS 0) lie in the mailbox for so long at most: rare enough to cost
+/// nothing, and short for a ticket that keeps memory.
 const UNAWAITED_REPLIES_REST: Duration = Duration::from_millis(20);
 
 /// Envelopes taken from each lane of each peer in one turn.

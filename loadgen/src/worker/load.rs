@@ -204,4 +204,5 @@ impl Floor {
     }
 }
 
+/// A window that nothing has moved for this long waits for messages that are lost.
 const WINDOW_PATIENCE: Nanos = SECOND;

@@ -11,7 +11,7 @@
 //! nor a message, so a connection holds the head of a frame and nothing else. Of several pings only the last is answered
 //! (RFC 6455 §5.5.3), so a flood of them costs one pong per turn.
 //!
-//! Source: RFC 6455 §5. `docs/decisions` says why these are ours.
+//! Source: RFC 6455 §5. `docs/decisions/0007-layers-of-a-byte-stream.md` says why these are ours.
 
 use bytes::{BufMut, BytesMut};
 
@@ -45,7 +45,7 @@ pub(super) struct Frames {
     state: State,
     /// A data message has begun and not ended: only its continuation may follow.
     in_message: bool,
-    /// The payload of the control frame that comes in, then of the pong that goes out.
+    /// The payload of the control frame that comes in.
     control: Vec<u8>,
     /// The last ping's payload, to be sent back.
     pong: Option<Vec<u8>>,

@@ -8,8 +8,8 @@
 //!                 └──► written, gone
 //! ```
 //! Invariants: packet identifiers in flight are unique; `in flight` is in the order of first sending, behind what is
-//! released in the order of its PUBRECs, so a resumed connection repeats it in that order `[MQTT-4.6.0-1]`; at most `quota` QoS 1 and 2 PUBLISH packets are outstanding on
-//! a connection `[MQTT-3.3.4-9]`; everything that waits is bounded by [`OutboundLimits`].
+//! released in the order of its PUBRECs, so a resumed connection repeats it in that order `[MQTT-4.6.0-1]`; at most
+//! `quota` QoS 1 and 2 PUBLISH packets are outstanding on a connection `[MQTT-3.3.4-9]`; everything that waits is bounded by [`OutboundLimits`].
 
 use std::collections::VecDeque;
 use std::time::Instant;

@@ -279,6 +279,7 @@ fn close_code(how: CloseHow, draining: bool) -> CloseCode {
     match how {
         CloseHow::Finish if draining => CloseCode::GOING_AWAY,
         CloseHow::Finish => CloseCode::NORMAL,
+        // 0x300 and the reason: Malformed Packet, Protocol Error.
         CloseHow::Reset(0x381 | 0x382) => CloseCode::PROTOCOL_ERROR,
         CloseHow::Reset(_) => CloseCode::POLICY,
     }

@@ -87,6 +87,26 @@ impl Shard {
         }
     }
 
+    /// Counts a publication against our Receive Maximum `[MQTT-3.3.4-7]`; whether it counts. QoS 2 that is sent again on the
+    /// same connection is one publication in flight, not two.
+    fn count_in_flight(
+        &mut self,
+        key: LinkKey,
+        session: SessionKey,
+        publish: &Publish<'_>,
+    ) -> Result<bool, ReasonCode> {
+        let Some(id) = publish.packet_id else { return Ok(false) };
+        let link = &mut self.links[key];
+        let counts = publish.qos < QoS::ExactlyOnce || !self.sessions[session].inbound.is_counted(id);
+        link.received_in_flight = link.received_in_flight.saturating_add(u16::from(counts));
+        let receive_max = self.settings.receive_max;
+        let owed = link.acks.len() >= usize::from(receive_max);
+        match link.version == Version::V5 && (owed || link.received_in_flight > receive_max) {
+            true => Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED),
+            false => Ok(counts),
+        }
+    }
+
     fn on_publish(
         &mut self,
         now: Instant,
@@ -97,21 +117,8 @@ impl Shard {
         if publish.qos > self.settings.qos_max {
             return Err(ReasonCode::QOS_NOT_SUPPORTED);
         }
+        let counts = self.count_in_flight(key, session, publish)?;
         let link = &mut self.links[key];
-        // QoS 2 that is sent again on the same connection is one publication in flight, not two.
-        let counts = publish.packet_id.is_some_and(|id| {
-            publish.qos < QoS::ExactlyOnce || !self.sessions[session].inbound.is_counted(id)
-        });
-        if counts {
-            link.received_in_flight = link.received_in_flight.saturating_add(1);
-        }
-        if publish.packet_id.is_some() && link.version == Version::V5 {
-            let receive_max = self.settings.receive_max;
-            let owed = link.acks.len() >= usize::from(receive_max);
-            if owed || link.received_in_flight > receive_max {
-                return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
-            }
-        }
         let alias_topic;
         let topic = match (publish.topic, publish.properties.topic_alias) {
             (Some(topic), None) => topic,

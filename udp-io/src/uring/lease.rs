@@ -107,7 +107,7 @@ impl Lease {
         self.next == self.batch.len()
     }
 
-    /// Bytes of the last offer that were not taken.
+    /// Bytes of the last offer, taken or not.
     pub(super) fn offered(&self) -> usize {
         self.offered
     }
