@@ -71,7 +71,8 @@ def test_client_that_stops_reading_is_not_read(broker: Broker, topic: str, door:
         while sent < 64 << 20:
             client.stream.send(pings)
             sent += len(pings)
-    assert broker.rss_bytes() - before < 16 << 20
+    # Half of what was to be sent: buffers of one connection are far below, huge pages of the allocator are not.
+    assert broker.rss_bytes() - before < 32 << 20
     bystander = OwnClient(door_stream(broker, door), V5, f"{topic}-bystander")
     bystander.connect()
     bystander.disconnect()
