@@ -5,14 +5,14 @@
 //! printed by connection. Only what is allocated and freed inside the shard's calls is counted; aws-lc's own C heap is
 //! not in it.
 
-// The counting allocator is the one thing here that cannot be had otherwise.
-#![allow(unsafe_code, clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod live_heap;
+
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -23,50 +23,7 @@ use quelea_shard::{Completion, DoorAction, DoorId, Permissions, Settings, Shard,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-/// Counts live bytes and blocks while [`COUNTING`].
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static BYTES: AtomicIsize = AtomicIsize::new(0);
-static BLOCKS: AtomicIsize = AtomicIsize::new(0);
-
-fn count(bytes: isize, blocks: isize) {
-    if COUNTING.load(Relaxed) {
-        BYTES.fetch_add(bytes, Relaxed);
-        BLOCKS.fetch_add(blocks, Relaxed);
-    }
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches atomics only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize, 1);
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract, which is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize), -1);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes as isize - layout.size() as isize, 0);
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn counted<T>(run: impl FnOnce() -> T) -> T {
-    COUNTING.store(true, Relaxed);
-    let result = run();
-    COUNTING.store(false, Relaxed);
-    result
-}
+use live_heap::{BLOCKS, BYTES, counted};
 
 fn main() {
     let connections = std::env::args().nth(1).map_or(2_000, |text| text.parse().expect("a number"));

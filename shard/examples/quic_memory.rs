@@ -5,13 +5,13 @@
 //! allocated and freed inside the broker's calls is counted. aws-lc's own C heap is not in it; the resident set of
 //! broker and clients together is printed for that.
 
-// The counting allocator is the one thing here that cannot be had otherwise.
-#![allow(unsafe_code, clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod live_heap;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -22,43 +22,7 @@ use quinn_proto::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Counts live bytes and allocations while [`COUNTING`].
-struct Counting;
-
-static COUNTING: AtomicBool = AtomicBool::new(false);
-static BYTES: AtomicIsize = AtomicIsize::new(0);
-static BLOCKS: AtomicIsize = AtomicIsize::new(0);
-
-fn count(bytes: isize, blocks: isize) {
-    if COUNTING.load(Relaxed) {
-        BYTES.fetch_add(bytes, Relaxed);
-        BLOCKS.fetch_add(blocks, Relaxed);
-    }
-}
-
-// SAFETY: every call goes to the system's allocator unchanged; counting touches atomics only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize, 1);
-        // SAFETY: the caller keeps `GlobalAlloc`'s contract, which is the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize), -1);
-        // SAFETY: as above.
-        unsafe { System.dealloc(block, layout) }
-    }
-
-    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        count(bytes as isize - layout.size() as isize, 0);
-        // SAFETY: as above.
-        unsafe { System.realloc(block, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
+use live_heap::{BLOCKS, BYTES, counted};
 
 /// The broker's address; every client has its own.
 const BROKER: ([u8; 4], u16) = ([192, 0, 2, 1], 14_567);
@@ -75,10 +39,7 @@ struct Pair {
 impl Pair {
     /// Runs `f` on the broker and counts what it allocates.
     fn on_broker<T>(&mut self, f: impl FnOnce(&mut Quic, Instant) -> T) -> T {
-        COUNTING.store(true, Relaxed);
-        let result = f(&mut self.quic, self.now);
-        COUNTING.store(false, Relaxed);
-        result
+        counted(|| f(&mut self.quic, self.now))
     }
 
     /// One client from the first packet to the last acknowledgement.
