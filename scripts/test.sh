@@ -15,6 +15,17 @@ step() {
     "$@"
 }
 
+# What a run of the simulator prints last, the hash of all its runs, is also what this script prints last.
+played=$(mktemp)
+trap 'rm -f "$played"' EXIT
+simulate() {
+    cargo run --locked --quiet --package quelea-sim -- --seeds 0..60 --jobs 2 >"$played" || {
+        cat "$played"
+        return 1
+    }
+    cat "$played"
+}
+
 step "what building needs" scripts/setup-build.sh
 if [ "$what" != interop ]; then
     # A test reads the licences of all packages of the lock file, those of the benches and of other systems included.
@@ -24,7 +35,7 @@ if [ "$what" != interop ]; then
     # The client's tests start mosquitto; set up here what the interoperability suite needs as well.
     step "what the tests need" scripts/setup-tests.sh
     step "Rust tests" cargo test --locked
-    step "simulator" cargo run --locked --quiet --package quelea-sim -- --seeds 0..60
+    step "simulator" simulate
     step "instructions per message" scripts/instructions.sh
 fi
 if [ "$what" != rust ]; then
@@ -32,3 +43,4 @@ if [ "$what" != rust ]; then
     step "other people's clients" scripts/interop.sh -q
 fi
 printf '\nall green after %d s\n' "$(($(date +%s) - began))"
+tail -n 1 "$played"

@@ -1,8 +1,8 @@
 //! The queue of everything that is going to happen, by virtual time; what is due at one time happens as it was entered.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quelea_shard::RequestId;
 
@@ -50,50 +50,74 @@ pub(crate) enum Event {
 }
 
 /// Events by time, then by order of entry.
-#[derive(Default)]
+///
+/// ```text
+///   heap of keys   [ time in ns, 64 bits | order of entry, 32 | place, 32 ]
+///                                                               │
+///   waiting        [ event ][ event ][ free ][ event ] ◄────────┘
+/// ```
+/// What is moved about in the heap is small and compared as one number; the events stay where they are.
 pub(crate) struct Events {
-    heap: BinaryHeap<Entry>,
-    entered: u64,
-}
-
-struct Entry {
-    at: Instant,
-    order: u64,
-    event: Event,
+    base: Instant,
+    keys: BinaryHeap<Reverse<u128>>,
+    waiting: Vec<Option<Event>>,
+    free: Vec<u32>,
+    entered: u32,
 }
 
 impl Events {
+    pub(crate) fn new(base: Instant) -> Self {
+        Self { base, keys: BinaryHeap::new(), waiting: Vec::new(), free: Vec::new(), entered: 0 }
+    }
+
     pub(crate) fn push(&mut self, at: Instant, event: Event) {
-        self.entered += 1;
-        self.heap.push(Entry { at, order: self.entered, event });
+        self.entered = self.entered.checked_add(1).expect("no run has so many events");
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.waiting.push(None);
+            u32::try_from(self.waiting.len() - 1).expect("fewer than were ever entered")
+        });
+        self.waiting[place as usize] = Some(event);
+        let nanos = (at - self.base).as_nanos();
+        self.keys.push(Reverse(nanos << 64 | u128::from(self.entered) << 32 | u128::from(place)));
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Instant, Event)> {
-        self.heap.pop().map(|entry| (entry.at, entry.event))
+        let Reverse(key) = self.keys.pop()?;
+        let place = key as u32;
+        self.free.push(place);
+        let event = self.waiting[place as usize].take().expect("each key has its event");
+        Some((self.base + Duration::from_nanos((key >> 64) as u64), event))
     }
 
     /// Events entered so far.
     pub(crate) fn entered(&self) -> u64 {
-        self.entered
+        self.entered.into()
     }
 }
 
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.order).cmp(&(self.at, self.order))
+#[cfg(test)]
+mod tests {
+    use super::{Event, Events};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+    fn events_come_by_time_and_then_by_entry() {
+        let base = Instant::now();
+        let mut events = Events::new(base);
+        let at = |ms| base + Duration::from_millis(ms);
+        for (actor, ms) in [(0, 5), (1, 3), (2, 5), (3, 0), (4, 3)] {
+            events.push(at(ms), Event::Act { actor });
+        }
+        let mut popped = Vec::new();
+        while let Some((when, event)) = events.pop() {
+            let Event::Act { actor } = event else { panic!("another event: {event:?}") };
+            popped.push((when, actor));
+            if actor == 1 {
+                events.push(at(4), Event::Act { actor: 5 });
+            }
+        }
+        assert_eq!(popped, [(at(0), 3), (at(3), 1), (at(3), 4), (at(4), 5), (at(5), 0), (at(5), 2)]);
+        assert_eq!(events.entered(), 6);
     }
 }
-
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Entry {}

@@ -17,6 +17,7 @@
 mod actor;
 mod behaviour;
 mod crypto;
+mod cuts;
 mod event;
 mod line;
 mod lines;
@@ -26,6 +27,7 @@ mod oracle;
 mod pipe;
 mod profile;
 mod run;
+mod shrink;
 mod strangers;
 mod told;
 mod trace;
@@ -34,7 +36,9 @@ mod wires;
 mod world;
 
 pub use crypto::Crypto;
+pub use cuts::{Amount, Cuts, Part};
 pub use profile::Profile;
 #[cfg(feature = "mutants")]
 pub use run::run_mutant;
 pub use run::{Failure, Play, Report, Story, run};
+pub use shrink::{Shrunk, shrink};

@@ -1,5 +1,6 @@
 //! One run, from the empty stage to the checked books.
 
+use core::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use quelea_shard::quic::Quic;
 
 use crate::actor::{Actor, Character, Echo, Role, new_core};
 use crate::crypto::Crypto;
+use crate::cuts::Cuts;
 use crate::event::Event;
 use crate::oracle::Allowance;
 use crate::profile::{Plan, Profile};
@@ -34,17 +36,32 @@ pub struct Play {
     pub seed: u64,
     /// How QUIC's packets are protected, in profiles with QUIC.
     pub crypto: Crypto,
+    /// What it goes without.
+    pub cuts: Cuts,
 }
 
 impl Play {
     /// This seed of this profile, without cryptography.
     pub fn new(profile: Profile, seed: u64) -> Self {
-        Self { profile, seed, crypto: Crypto::Null }
+        Self { profile, seed, crypto: Crypto::Null, cuts: Cuts::default() }
+    }
+
+    /// How much there is of each of [`Amount::ALL`](crate::cuts::Amount::ALL).
+    pub(crate) fn size(&self) -> [u32; 3] {
+        let (plan, _) = self.draw();
+        [plan.clients as u32, plan.shards as u32, plan.storm.as_millis() as u32]
+    }
+
+    /// Whether the run is another one with these cuts: most profiles have no strangers, to begin with.
+    pub(crate) fn is_changed_by(&self, cuts: Cuts) -> bool {
+        let plan = |play: &Self| format!("{:?}", play.draw().0);
+        plan(self) != plan(&Self { cuts, ..*self })
     }
 
     fn draw(&self) -> (Plan, fastrand::Rng) {
         let mut random = fastrand::Rng::with_seed(self.seed ^ (self.profile as u64 + 1) << 56);
-        let plan = Plan::draw(self.profile, &mut random);
+        let mut plan = Plan::draw(self.profile, &mut random);
+        self.cuts.apply(&mut plan);
         (plan, random)
     }
 }
@@ -75,6 +92,24 @@ pub struct Failure {
     pub counters: Vec<(&'static str, u64)>,
 }
 
+/// As it is asked for on the command line.
+impl fmt::Display for Play {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { profile, seed, crypto, cuts } = self;
+        write!(f, "--seed {seed} --profile {} --crypto {}{cuts}", profile.name(), crypto.name())
+    }
+}
+
+impl Failure {
+    /// What two failures of one kind have in common: the first words of the sentence, without names and numbers.
+    pub fn kind(&self) -> String {
+        let words =
+            self.what.split_whitespace().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()));
+        let plain = words.filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_lowercase()));
+        plain.take(KIND_WORDS).collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// Plays it. `base` is the Instant that virtual time counts from; it has no influence.
 ///
 /// # Errors
@@ -93,13 +128,14 @@ pub fn run_mutant(
     base: Instant,
     mutant: quelea_shard::mutants::Mutant,
     play: Play,
+    story: Story,
 ) -> Result<Report, Failure> {
     let (mut plan, random) = play.draw();
     plan.settings.mutant = Some(mutant);
     if let Some(quic) = &mut plan.quic {
         quic.settings.mutant = Some(mutant);
     }
-    perform(base, plan, play.crypto, random, Story::Silent)
+    perform(base, plan, play.crypto, random, story)
 }
 
 fn perform(
@@ -463,6 +499,9 @@ impl World {
         self.plan.settings.on_full == OnFull::EndSession || self.plan.habits.session_expiry_s < 100
     }
 }
+
+/// Enough to tell promises from each other; what follows are the circumstances.
+const KIND_WORDS: usize = 6;
 
 /// The client that sees every Will.
 pub(crate) const WATCHER: usize = 0;

@@ -67,7 +67,7 @@ impl World {
         let mailboxes = mesh(plan.shards, plan.mesh);
         let handshakes = plan.quic.as_ref().map(|_| Handshakes::new(crypto, plan.shards, &mut random));
         let tick = plan.quic.as_ref().map_or(Duration::ZERO, |quic| quic.tick);
-        let mut events = Events::default();
+        let mut events = Events::new(base);
         let nodes = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
             let parts = ShardParts {
                 id: ShardId::from_index(index),
@@ -238,7 +238,7 @@ impl World {
         let at = self.at();
         match action {
             DoorAction::Write(batch) => {
-                let bytes: Vec<u8> = batch.iter().flat_map(|bytes| bytes.iter().copied()).collect();
+                let bytes = batch.concat();
                 self.trace.bytes(at, Kind::Door, id.0 as u64, &bytes);
                 self.write_down(id, &bytes.into());
             }

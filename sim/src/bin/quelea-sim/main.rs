@@ -1,52 +1,23 @@
 //! `quelea-sim`: play one seed and tell its story, or many and look for one that fails.
 
+mod request;
+mod search;
+
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use quelea_sim::{Crypto, Play, Profile, Story, run};
+use quelea_sim::{Failure, Play, Report, Story, run};
 
-const USAGE: &str = "\
-The whole broker, many shards and clients, on a hostile network; seeded and repeatable.
-
-  quelea-sim --seed N [--profile P] [--crypto C]       play one seed and tell what happens
-  quelea-sim --seeds A..B [--profile P] [--crypto C]   play many, stop at the first that fails
-      --in-turn                                        each seed in one of the profiles instead of in all of them
-  quelea-sim --mutants                                 seed faults into the broker's rules and count the runs until each
-                                                       is found (needs a build with --features mutants)
-
-Profiles, without one all of them: mutual tiny moving retained groups offline slow wills streams (byte streams only),
-  quic rebinding handshakes (QUIC only), mixed (both). Several may be given, with commas between them.
-Crypto, for QUIC: null (the default) or tls.
-Exit codes: 0 all promises kept, 1 one was not, 2 usage.";
-
-struct Request {
-    seeds: core::ops::Range<u64>,
-    profiles: Vec<Profile>,
-    crypto: Crypto,
-    /// Each seed in one profile, taken in turn, instead of in all of them.
-    in_turn: bool,
-    story: Story,
-}
-
-impl Request {
-    fn profiles_of(&self, seed: u64) -> &[Profile] {
-        if !self.in_turn {
-            return &self.profiles;
-        }
-        let at = (seed % self.profiles.len() as u64) as usize;
-        &self.profiles[at..=at]
-    }
-}
+use request::{Request, Task, usage};
 
 fn main() -> ExitCode {
-    #[cfg(feature = "mutants")]
-    if std::env::args().nth(1).as_deref() == Some("--mutants") {
-        std::panic::set_hook(Box::new(|_| {}));
-        return mutants();
-    }
-    let Some(request) = parse(std::env::args().skip(1)) else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
+    let request = Request::parse(std::env::args().skip(1));
+    let (request, broker) = match request.and_then(|request| Ok((Broker::new(&request)?, request))) {
+        Ok((broker, request)) => (request, broker),
+        Err(what) => {
+            eprintln!("{}\n\n{what}", usage());
+            return ExitCode::from(2);
+        }
     };
     // The run reports what a panic says; where it was is all that is missing.
     std::panic::set_hook(Box::new(|panic| {
@@ -54,46 +25,58 @@ fn main() -> ExitCode {
             eprintln!("at {place}");
         }
     }));
-    match request.story {
-        Story::Told => tell(&request),
-        Story::Silent => search(&request),
+    match request.task {
+        Task::Tell => tell(&request, broker),
+        Task::Search { .. } | Task::Soak(_) => search::search(&request, broker),
+        #[cfg(feature = "mutants")]
+        Task::Mutants => mutants(),
+        #[cfg(not(feature = "mutants"))]
+        Task::Mutants => unreachable!("refused above"),
     }
 }
 
-fn parse(mut args: impl Iterator<Item = String>) -> Option<Request> {
-    let profiles = Profile::ALL.to_vec();
-    let crypto = Crypto::default();
-    let mut request = Request { seeds: 0..0, profiles, crypto, in_turn: false, story: Story::Silent };
-    while let Some(arg) = args.next() {
-        match arg.as_str() {
-            "--seed" => {
-                let seed = args.next()?.parse().ok()?;
-                request.seeds = seed..seed + 1;
-                request.story = Story::Told;
-            }
-            "--seeds" => {
-                let range = args.next()?;
-                let (first, end) = range.split_once("..")?;
-                request.seeds = first.parse().ok()?..end.parse().ok()?;
-            }
-            "--profile" => {
-                request.profiles =
-                    args.next()?.split(',').map(Profile::from_name).collect::<Option<Vec<_>>>()?;
-            }
-            "--in-turn" => request.in_turn = true,
-            "--crypto" => request.crypto = Crypto::from_name(&args.next()?)?,
-            _ => return None,
+/// The broker that is played: the real one, or one with a deliberate fault.
+#[derive(Clone, Copy, Debug)]
+struct Broker {
+    #[cfg(feature = "mutants")]
+    mutant: Option<quelea_shard::mutants::Mutant>,
+}
+
+impl Broker {
+    #[cfg(feature = "mutants")]
+    fn new(request: &Request) -> Result<Self, String> {
+        let all = quelea_shard::mutants::Mutant::ALL;
+        let Some(name) = &request.mutant else { return Ok(Self { mutant: None }) };
+        let mutant = all.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+        mutant.map(|mutant| Self { mutant: Some(mutant) }).ok_or_else(|| format!("there are {all:?}"))
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    fn new(request: &Request) -> Result<Self, String> {
+        match request.mutant.is_some() || request.task == Task::Mutants {
+            true => Err("built without --features mutants".to_owned()),
+            false => Ok(Self {}),
         }
     }
-    (!request.seeds.is_empty()).then_some(request)
+
+    fn run(self, play: Play) -> Result<Report, Failure> {
+        self.perform(play, Story::Silent)
+    }
+
+    fn perform(self, play: Play, story: Story) -> Result<Report, Failure> {
+        #[cfg(feature = "mutants")]
+        if let Some(mutant) = self.mutant {
+            return quelea_sim::run_mutant(wall_clock(), mutant, play, story);
+        }
+        run(wall_clock(), play, story)
+    }
 }
 
-fn tell(request: &Request) -> ExitCode {
+fn tell(request: &Request, broker: Broker) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
-    for profile in request.profiles_of(request.seeds.start) {
-        println!("profile {}, seed {}", profile.name(), request.seeds.start);
-        let play = Play { profile: *profile, seed: request.seeds.start, crypto: request.crypto };
-        match run(wall_clock(), play, Story::Told) {
+    for play in (0..).map_while(|number| request.play(number)) {
+        println!("profile {}, seed {}", play.profile.name(), play.seed);
+        match broker.perform(play, Story::Told) {
             Ok(report) => {
                 report.story.iter().for_each(|line| println!("{line}"));
                 show(&report.counters);
@@ -116,88 +99,29 @@ fn show(counters: &[(&'static str, u64)]) {
     }
 }
 
-fn search(request: &Request) -> ExitCode {
-    let mut search =
-        Search { began: wall_clock(), runs: 0, virtual_time: Duration::ZERO, events: 0, hash: 0 };
-    let mut shown = search.began;
-    for seed in request.seeds.clone() {
-        for profile in request.profiles_of(seed) {
-            let play = Play { profile: *profile, seed, crypto: request.crypto };
-            match run(search.began, play, Story::Silent) {
-                Ok(report) => search.add(&report),
-                Err(failure) => {
-                    let (name, crypto) = (profile.name(), request.crypto.name());
-                    println!("profile {name}, seed {seed}: {}", failure.what);
-                    println!("replay: quelea-sim --seed {seed} --profile {name} --crypto {crypto}");
-                    return ExitCode::FAILURE;
-                }
-            }
-        }
-        if shown.elapsed() > Duration::from_secs(5) {
-            shown = wall_clock();
-            eprintln!(
-                "seed {seed}: {} (go on with --seeds {}..{})",
-                search.pace(),
-                seed + 1,
-                request.seeds.end
-            );
-        }
-    }
-    println!("all promises kept: {}, {} events", search.pace(), search.events);
-    println!("hash of all runs: {:016x}", search.hash);
-    ExitCode::SUCCESS
-}
-
-/// What a search has done so far.
-struct Search {
-    began: Instant,
-    runs: u64,
-    virtual_time: Duration,
-    events: u64,
-    hash: u64,
-}
-
-impl Search {
-    fn add(&mut self, report: &quelea_sim::Report) {
-        self.runs += 1;
-        self.virtual_time += report.virtual_time;
-        self.events += report.events;
-        self.hash = (self.hash.rotate_left(5) ^ report.hash).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
-    }
-
-    fn pace(&self) -> String {
-        let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
-        let hours = self.virtual_time.as_secs_f64() / 3_600.0;
-        format!(
-            "{} runs, {:.0} per second, {hours:.1} virtual hours, {:.4} per second",
-            self.runs,
-            self.runs as f64 / seconds,
-            hours / seconds
-        )
-    }
-}
-
 /// Every deliberate fault must be found within so many seeds of the profiles, taken in turn.
 #[cfg(feature = "mutants")]
 fn mutants() -> ExitCode {
+    use quelea_sim::{Profile, shrink};
+
+    std::panic::set_hook(Box::new(|_| {}));
     let mut code = ExitCode::SUCCESS;
     for mutant in quelea_shard::mutants::Mutant::ALL {
+        let broker = Broker { mutant: Some(mutant) };
         let tries = (1..=MUTANT_SEEDS_MAX).flat_map(|seed| Profile::ALL.map(|profile| (seed, profile)));
         let found = tries.enumerate().find_map(|(runs, (seed, profile))| {
             let play = Play::new(profile, seed);
-            let failure = quelea_sim::run_mutant(wall_clock(), mutant, play).err()?;
-            Some((runs + 1, seed, profile, failure.what))
+            Some((runs + 1, play, broker.run(play).err()?))
         });
-        match found {
-            Some((runs, seed, profile, what)) => {
-                let what: String = what.chars().take(160).collect();
-                println!("{mutant:?}: found by run {runs} (profile {}, seed {seed}): {what}", profile.name());
-            }
-            None => {
-                println!("{mutant:?}: NOT FOUND in {} runs", MUTANT_SEEDS_MAX * Profile::ALL.len() as u64);
-                code = ExitCode::FAILURE;
-            }
-        }
+        let Some((runs, play, failure)) = found else {
+            println!("{mutant:?}: NOT FOUND in {} runs", MUTANT_SEEDS_MAX * Profile::ALL.len() as u64);
+            code = ExitCode::FAILURE;
+            continue;
+        };
+        let shrunk = shrink(play, failure, search::SHRINK_TRIES_MAX, |smaller| broker.run(smaller).err());
+        let what: String = shrunk.failure.what.chars().take(160).collect();
+        println!("{mutant:?}: found by run {runs}: {what}");
+        println!("    shrunk in {} attempts: {} --mutant {mutant:?}", shrunk.tries, shrunk.play);
     }
     code
 }
