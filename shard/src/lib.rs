@@ -27,6 +27,7 @@ mod settings;
 mod shard;
 pub mod steering;
 pub mod turn;
+pub mod witness;
 
 pub use link::{Carrier, DoorId, WriteBatch};
 pub use settings::{OnFull, OnSlow, Settings};

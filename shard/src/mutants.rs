@@ -26,11 +26,17 @@ pub enum Mutant {
     DroppedAtFullWindow,
     /// A QUIC handshake that was not finished in time counts for ever.
     HandshakesNotGivenBack,
+    /// A delivery to a full shard is dropped, and the books are cooked: a slow subscriber is blamed.
+    LossHidden,
+    /// A Will is published at once, whatever its delay.
+    WillDelayForgotten,
+    /// What has expired in a queue is sent.
+    ExpiryForgotten,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::SubackBeforeBarrier,
         Self::AckBeforeAcceptance,
         Self::FullPeerDropped,
@@ -42,5 +48,8 @@ impl Mutant {
         Self::ConnectionIdsUnsteered,
         Self::DroppedAtFullWindow,
         Self::HandshakesNotGivenBack,
+        Self::LossHidden,
+        Self::WillDelayForgotten,
+        Self::ExpiryForgotten,
     ];
 }

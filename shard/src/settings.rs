@@ -93,6 +93,9 @@ pub struct Settings {
     pub deliver_window: u32,
     /// Publications in flight to the owner of retained topics.
     pub forward_window: u32,
+    /// Messages that go no further are told with [`Shard::poll_loss`](crate::Shard::poll_loss).
+    #[cfg(feature = "witness")]
+    pub witness: bool,
     /// The fault that this shard has.
     #[cfg(feature = "mutants")]
     pub mutant: Option<crate::mutants::Mutant>,
@@ -131,6 +134,8 @@ impl Default for Settings {
             memory_bytes_max: 1 << 30,
             deliver_window: 1_024,
             forward_window: 256,
+            #[cfg(feature = "witness")]
+            witness: false,
             #[cfg(feature = "mutants")]
             mutant: None,
         }

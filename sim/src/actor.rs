@@ -68,6 +68,8 @@ pub(crate) struct Actor {
     pub(crate) acks: VecDeque<(Instant, AckToken)>,
     pub(crate) stalled: bool,
     pub(crate) armed: Option<Instant>,
+    /// When its byte stream was last reset.
+    pub(crate) reset_at: Option<Instant>,
     pub(crate) next_subscription_id: u32,
     /// What the probe has found.
     pub(crate) found: BTreeMap<Text, PubId>,
@@ -101,6 +103,7 @@ impl Actor {
             acks: VecDeque::new(),
             stalled: false,
             armed: None,
+            reset_at: None,
             next_subscription_id: 1,
             found: BTreeMap::new(),
             echo: Echo::default(),

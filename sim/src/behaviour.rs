@@ -87,7 +87,7 @@ impl World {
             sent: self.now,
             done: None,
             repeated: false,
-            mortal: false,
+            expiry_s: None,
             will: Some(Firings::default()),
         })
     }
@@ -157,11 +157,10 @@ impl World {
         let contents = if clear { Vec::new() } else { payload(id, bytes) };
         let mut publish = Publish::new(topic.clone(), contents).with_qos(qos);
         publish.retain = retain;
+        let expiry_s = mortal.then(|| self.random.u32(1..4));
         if mortal {
-            publish = publish.with_properties(Properties {
-                message_expiry_s: Some(self.random.u32(1..4)),
-                ..Properties::default()
-            });
+            publish =
+                publish.with_properties(Properties { message_expiry_s: expiry_s, ..Properties::default() });
         }
         let now = self.now;
         match self.actors[actor].core.publish(now, &publish) {
@@ -177,7 +176,7 @@ impl World {
                     sent: now,
                     done: None,
                     repeated: false,
-                    mortal,
+                    expiry_s,
                     will: None,
                 };
                 let id = self.oracle.on_published(publication);

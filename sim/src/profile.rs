@@ -185,6 +185,7 @@ impl Plan {
             inflight_max: random.u16(1..32),
             deliver_window: random.u32(2..64),
             forward_window: random.u32(2..64),
+            witness: true,
             ..Settings::default()
         };
         let ring = |random: &mut fastrand::Rng| 1 << random.u32(1..7);

@@ -14,7 +14,7 @@ use crate::actor::{Actor, Character, Echo, Role, new_core};
 use crate::crypto::Crypto;
 use crate::cuts::Cuts;
 use crate::event::Event;
-use crate::oracle::Allowance;
+use crate::oracle::Books;
 use crate::profile::{Plan, Profile};
 use crate::world::{Act, World};
 
@@ -361,10 +361,9 @@ impl World {
             quiet && world.actors[probe].is_idle()
         })?;
         let found = std::mem::take(&mut self.actors[probe].found);
-        let allowance = self.allowance();
-        self.oracle.settle(WATCHER, allowance, &found);
+        let books = Books { counters: self.sum(), groups: self.plan.habits.share_percent > 0 };
+        self.oracle.settle(WATCHER, &books, &found);
         self.verdict()?;
-        self.check_matched()?;
         self.everyone_leaves()?;
         self.check_strays()?;
         let sum = self.sum();
@@ -380,37 +379,6 @@ impl World {
             ));
         }
         Ok(())
-    }
-
-    /// Messages matched = sent + dropped + expired, now that none waits. Messages of shared groups may be sent to one
-    /// member and then to another, so with groups the books say less.
-    fn check_matched(&mut self) -> Result<(), String> {
-        let c = self.sum();
-        let gone = c.publishes_sent
-            + c.dropped_qos0_full
-            + c.dropped_qos0_offline
-            + c.dropped_qos0_memory
-            + c.dropped_qos0_group
-            + c.dropped_offline_full
-            + c.dropped_slow
-            + c.dropped_group_full
-            + c.dropped_too_large
-            + c.dropped_session_end
-            + c.expired;
-        let groups = self.plan.habits.share_percent > 0;
-        if c.messages_matched == gone || groups && c.messages_matched <= gone + c.dropped_session_end {
-            return Ok(());
-        }
-        Err(format!(
-            "the books: {} messages matched, {gone} sent, dropped or expired: {c:?}",
-            c.messages_matched
-        ))
-    }
-
-    fn allowance(&mut self) -> Allowance {
-        let c = self.sum();
-        let dropped = c.dropped_offline_full + c.dropped_slow + c.dropped_too_large + c.expired;
-        Allowance { sessions: dropped, groups: dropped + c.dropped_group_full + c.dropped_session_end }
     }
 
     /// All sessions end: those that would outlive their connection by a farewell, or by a clean start.

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quelea_client::{Closed, Event as Told};
-use quelea_mqtt::{QoS, ReasonCode};
+use quelea_mqtt::{QoS, ReasonCode, Version};
 
 use crate::actor::{Asked, Echo, Role};
 use crate::event::Event;
 use crate::line::Parting;
+use crate::oracle::Delayed;
 use crate::pipe::{Chunk, PipeId};
 use crate::world::{Act, World};
 
@@ -150,7 +151,14 @@ impl World {
         let player = &mut self.actors[actor];
         let unsure: Vec<_> = player.publishing.values().copied().collect();
         let (will, connected) = (player.will, player.was_connected);
-        let delayed = player.character.will_delay_s > 0;
+        let character = &player.character;
+        let delay_s = if character.version == Version::V5 { character.will_delay_s } else { 0 };
+        let session_s = if character.persistent { character.session_expiry_s } else { 0 };
+        let delay = Duration::from_secs(delay_s.min(session_s).into());
+        let heard_within = match player.reset_at == Some(self.now) {
+            true => RESET_HEARD_WITHIN,
+            false => Duration::from_secs(character.keep_alive_s.into()) * 3 / 2 + KEEP_ALIVE_SLACK,
+        };
         if farewell && let Some(pipe) = player.pipe {
             let pipe = &mut self.pipes[pipe.0];
             pipe.farewell = will.map(|will| (will, pipe.sent_bytes));
@@ -162,8 +170,12 @@ impl World {
         for id in unsure {
             self.oracle.on_repeated(id);
         }
-        if let Some(will) = will {
-            self.oracle.on_will(will, connected && !farewell && !delayed, 1);
+        let Some(will) = will else { return };
+        if connected && !farewell && delay > Duration::ZERO {
+            let (lost, heard_by) = (self.now, self.now + heard_within);
+            self.oracle.on_delayed_will(actor, Delayed { will, lost, heard_by, delay, tried: None });
+        } else {
+            self.oracle.on_will(will, connected && !farewell, 1);
         }
     }
 
@@ -215,3 +227,9 @@ impl World {
         }
     }
 }
+
+/// A reset overtakes nothing that was sent before it, and a shard that does not run for a while reads it late.
+const RESET_HEARD_WITHIN: Duration = Duration::from_secs(1);
+
+/// Until a shard has read the last bytes, and until its timer has run out.
+const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(2);

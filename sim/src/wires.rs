@@ -227,6 +227,7 @@ impl World {
         let pipe = &mut self.pipes[id.0];
         pipe.abandoned = true;
         if how == Cut::Reset {
+            self.actors[actor].reset_at = Some(self.now);
             pipe.client_ended = true;
             let keep = self.random.usize(0..=pipe.up.chunks.len());
             pipe.up.chunks.truncate(keep);

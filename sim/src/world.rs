@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quelea_router::{ShardId, ShardSet, SleepFlags, mesh};
+use quelea_shard::witness::{Loser, Loss};
 use quelea_shard::{Completion, DoorAction, Permissions, Shard, ShardParts};
 
 use crate::actor::Actor;
@@ -164,6 +165,10 @@ impl World {
         }
         let node = &mut self.nodes[shard];
         let until = node.lie_down(over, &self.sleep);
+        while let Some(loss) = self.nodes[shard].shard.poll_loss() {
+            self.lost(&loss);
+        }
+        let node = &mut self.nodes[shard];
         let turns = node.turns;
         let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= over);
         let preempted = self.percent(self.plan.wire.preempt_percent);
@@ -199,6 +204,18 @@ impl World {
     pub(crate) fn input(&mut self, shard: usize, input: Input) {
         self.nodes[shard].inbox.push_back(input);
         self.ring(shard);
+    }
+
+    fn lost(&mut self, loss: &Loss) {
+        let id = self.oracle.on_loss(loss);
+        self.tell(|| {
+            let what = id.map_or("a message".to_owned(), |id| format!("publication {}", id.0));
+            match &loss.whose {
+                Loser::Session(client) => format!("the broker drops {what} for {client}: {:?}", loss.why),
+                Loser::Group(filter) => format!("the broker drops {what} for {filter}: {:?}", loss.why),
+                Loser::Everybody => format!("the broker drops {what}: {:?}", loss.why),
+            }
+        });
     }
 
     fn on_effect(&mut self, shard: usize, effect: Effect) {

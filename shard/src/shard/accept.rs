@@ -12,6 +12,7 @@ use crate::envelope::{Accepted, Deliver, GroupKey, HoldKey, Match, SessionKey, S
 use crate::publication::Message;
 use crate::session::{Offer, Parked, Presence, Queued, Session, Subscription};
 use crate::settings::{OnFull, OnSlow};
+use crate::witness::{Subject, Why};
 
 use super::{Hold, Shard, Subscriber, Then};
 
@@ -182,11 +183,13 @@ impl Shard {
         self.counters.messages_matched += 1;
         if self.is_full() {
             self.counters.dropped_qos0_memory += 1;
+            self.tell_loss(Subject::Session(key), Why::Qos0Memory, message);
             return;
         }
         let session = &mut self.sessions[key];
         if !matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. }) {
             self.counters.dropped_qos0_offline += 1;
+            self.tell_loss(Subject::Session(key), Why::Qos0Offline, message);
             return;
         }
         if let Some(link) = session.link()
@@ -203,7 +206,10 @@ impl Shard {
                 let Some(session) = self.sessions.get_mut(key) else { return };
                 match session.outbound.offer(queued, &self.limits) {
                     Offer::Taken => self.list_session(key),
-                    Offer::Full(_) => self.counters.dropped_qos0_full += 1,
+                    Offer::Full(_) => {
+                        self.counters.dropped_qos0_full += 1;
+                        self.tell_loss(Subject::Session(key), Why::Qos0Full, message);
+                    }
                 }
             }
         }
@@ -277,22 +283,21 @@ impl Shard {
                 Offer::Taken => return,
                 Offer::Full(back) => offered = back,
             }
-            match self.settings.on_full {
-                OnFull::DropOldest if session.outbound.drop_oldest().is_some() => {
-                    self.counters.dropped_offline_full += 1;
-                }
-                // Another shard has its part of a session that moves: it cannot end here.
-                OnFull::EndSession if !session.is_moving() => {
-                    // Not here: a publication is being handed to many, and this session may be among them again.
-                    self.counters.dropped_offline_full += 1;
-                    self.doomed_sessions.push(key);
-                    return;
-                }
-                _ => {
-                    self.counters.dropped_offline_full += 1;
-                    return;
-                }
+            let oldest = match self.settings.on_full {
+                OnFull::DropOldest => session.outbound.drop_oldest(),
+                OnFull::DropNew | OnFull::EndSession => None,
+            };
+            self.counters.dropped_offline_full += 1;
+            if let Some(oldest) = oldest {
+                self.tell_loss(Subject::Session(key), Why::OfflineFull, &oldest.message);
+                continue;
             }
+            // Another shard has its part of a session that moves: it cannot end here.
+            if self.settings.on_full == OnFull::EndSession && !session.is_moving() {
+                // Not here: a publication is being handed to many, and this session may be among them again.
+                self.doomed_sessions.push(key);
+            }
+            return self.tell_loss(Subject::Session(key), Why::OfflineFull, &offered.message);
         }
     }
 
@@ -327,22 +332,24 @@ impl Shard {
         while let Some(session) = self.sessions.get_mut(key)
             && session.parked.front().is_some_and(|parked| parked.deadline <= now)
         {
-            match self.settings.on_slow {
+            let oldest = match self.settings.on_slow {
                 OnSlow::Disconnect if session.link().is_some() => {
                     self.counters.slow_disconnects += 1;
                     return self.disconnect_session(now, key, ReasonCode::QUOTA_EXCEEDED);
                 }
                 // Between two shards there is no client to disconnect: its queue pays as if it were offline.
                 OnSlow::Disconnect => return self.resolve_parked(now, key),
-                OnSlow::DropOldest if session.outbound.drop_oldest().is_some() => {
-                    self.counters.dropped_slow += 1;
-                    self.unpark(now, key);
-                }
-                OnSlow::DropOldest | OnSlow::DropNew => {
-                    self.counters.dropped_slow += 1;
-                    let parked = session.parked.pop_front().expect("just seen");
-                    self.release_parked(now, parked.hold);
-                }
+                OnSlow::DropOldest => session.outbound.drop_oldest(),
+                OnSlow::DropNew => None,
+            };
+            self.counters.dropped_slow += 1;
+            if let Some(oldest) = oldest {
+                self.tell_loss(Subject::Session(key), Why::Slow, &oldest.message);
+                self.unpark(now, key);
+            } else {
+                let parked = session.parked.pop_front().expect("just seen");
+                self.tell_loss(Subject::Session(key), Why::Slow, &parked.queued.message);
+                self.release_parked(now, parked.hold);
             }
         }
     }

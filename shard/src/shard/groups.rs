@@ -16,6 +16,7 @@ use quelea_router::{Seq, ShardId, ShareGroup};
 use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
 use crate::publication::Message;
 use crate::session::{Queued, Session, Subscription};
+use crate::witness::{Subject, Why};
 
 use super::interest::Barrier;
 use super::subscribe::subscription_bytes;
@@ -106,6 +107,7 @@ impl Shard {
         if message.qos == QoS::AtMostOnce {
             if nobody || group.members.push(Arc::clone(message), message.bytes()).is_err() {
                 self.counters.dropped_qos0_group += 1;
+                self.tell_loss(Subject::Group(key), Why::Qos0Group, message);
                 return;
             }
             return self.list_group(key);
@@ -115,11 +117,13 @@ impl Shard {
         }
         if nobody {
             // As for an offline session: the oldest makes room.
-            if group.members.drop_oldest().is_some() {
+            if let Some(oldest) = group.members.drop_oldest() {
                 self.counters.dropped_group_full += 1;
+                self.tell_loss(Subject::Group(key), Why::GroupFull, &oldest);
             }
             if self.groups[key].members.push(Arc::clone(message), message.bytes()).is_err() {
                 self.counters.dropped_group_full += 1;
+                self.tell_loss(Subject::Group(key), Why::GroupFull, message);
             }
             return;
         }
@@ -157,6 +161,7 @@ impl Shard {
             while let Some((member, seq, message)) = self.groups[key].members.next_dispatch() {
                 if message.is_expired(now) {
                     self.counters.expired += 1;
+                    self.tell_loss(Subject::Group(key), Why::Expired, &message);
                     self.groups[key].members.lend(member, 1);
                     continue;
                 }
@@ -181,8 +186,9 @@ impl Shard {
         while let Some(group) = self.groups.get_mut(key)
             && group.parked.front().is_some_and(|(_, _, deadline)| *deadline <= now)
         {
-            if group.members.drop_oldest().is_some() {
+            if let Some(oldest) = group.members.drop_oldest() {
                 self.counters.dropped_group_full += 1;
+                self.tell_loss(Subject::Group(key), Why::GroupFull, &oldest);
             }
             self.pump_group(now, key);
         }

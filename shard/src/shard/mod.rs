@@ -300,6 +300,8 @@ pub struct Shard {
     pub(crate) spares: Spares,
     pub(crate) timers: BinaryHeap<timers::Entry>,
     pub(crate) scratch: Vec<u8>,
+    #[cfg(feature = "witness")]
+    pub(crate) losses: VecDeque<crate::witness::Loss>,
 }
 
 impl Shard {
@@ -364,6 +366,8 @@ impl Shard {
             spares: Spares::default(),
             timers: BinaryHeap::new(),
             scratch: Vec::new(),
+            #[cfg(feature = "witness")]
+            losses: VecDeque::new(),
             random,
             settings,
         }

@@ -19,6 +19,7 @@ use quelea_router::{ShardId, ShardSet};
 
 use crate::envelope::{Control, Deliver, Identity, LinkKey, Member, SessionKey};
 use crate::session::{Membership, Presence, Session, Subscription};
+use crate::witness::{Subject, Why};
 
 use super::{Shard, Subscriber, sessions};
 
@@ -158,10 +159,14 @@ impl Shard {
         }
         let (to, next) = (*to, Arc::clone(next));
         self.unsubscribe_all(key);
-        let mut session = self.sessions.remove(key).expect("just seen");
-        self.by_client.remove(&session.identity.client_id);
-        for parked in core::mem::take(&mut session.parked) {
+        let left = core::mem::take(&mut self.sessions[key].parked);
+        for parked in &left {
             self.counters.dropped_offline_full += 1;
+            self.tell_loss(Subject::Session(key), Why::OfflineFull, &parked.queued.message);
+        }
+        let session = self.sessions.remove(key).expect("just seen");
+        self.by_client.remove(&session.identity.client_id);
+        for parked in left {
             self.release_parked(now, parked.hold);
         }
         self.send_control(to, Control::MoveEnd { next, session: Box::new(session) });

@@ -9,6 +9,7 @@ use crate::envelope::{LinkKey, Match, SessionKey};
 use crate::link::{Carrier, CloseHow, DoorId, JOIN_BYTES_MAX, Link, LinkState};
 use crate::publication::Publication;
 use crate::session::{Discard, OutboundSink, Queued};
+use crate::witness::Why;
 
 use super::{DoorAction, Shard};
 
@@ -30,6 +31,8 @@ impl Shard {
 
     /// Sends what a session may send, as far as its connection has room.
     pub(super) fn pump_session(&mut self, now: Instant, key: SessionKey) {
+        #[cfg(feature = "mutants")]
+        let mutant = self.settings.mutant;
         let Self { sessions, links, counters, limits, .. } = self;
         let session = &mut sessions[key];
         let Some(link_key) = session.link() else { return };
@@ -37,10 +40,21 @@ impl Shard {
             return;
         }
         let link = &mut links[link_key];
-        let mut sink = LinkSink { link, counters, now, wrote: false };
+        let mut sink = LinkSink::new(now, link, counters);
+        #[cfg(feature = "mutants")]
+        let now = match mutant {
+            Some(crate::mutants::Mutant::ExpiryForgotten) => now - core::time::Duration::from_secs(10),
+            _ => now,
+        };
         session.outbound.pump(now, limits, &mut sink);
+        #[cfg(feature = "witness")]
+        let lost = core::mem::take(&mut sink.lost);
         if sink.wrote {
             self.mark_dirty(link_key);
+        }
+        #[cfg(feature = "witness")]
+        for (queued, why) in lost {
+            self.tell_loss_on(link_key, why.into(), &queued.message);
         }
     }
 
@@ -53,7 +67,7 @@ impl Shard {
         how: &Match,
     ) -> bool {
         let Self { links, counters, .. } = self;
-        let mut sink = LinkSink { link: &mut links[key], counters, now, wrote: false };
+        let mut sink = LinkSink::new(now, &mut links[key], counters);
         if !sink.has_room() {
             return false;
         }
@@ -61,11 +75,13 @@ impl Shard {
         let parcel = Parcel { message, qos: *qos, retain: *retain, subscription_ids };
         if message.is_expired(now) {
             sink.counters.expired += 1;
+            self.tell_loss_on(key, Why::Expired, message);
         } else if sink.takes(&parcel) {
             sink.write(&parcel, None, false);
             self.mark_dirty(key);
         } else {
             sink.counters.dropped_too_large += 1;
+            self.tell_loss_on(key, Why::TooLarge, message);
         }
         true
     }
@@ -129,6 +145,9 @@ struct LinkSink<'a> {
     counters: &'a mut Counters,
     now: Instant,
     wrote: bool,
+    /// What it was given and may not send.
+    #[cfg(feature = "witness")]
+    lost: Vec<(Queued, Discard)>,
 }
 
 /// One publication as one client gets it.
@@ -147,7 +166,18 @@ impl<'a> Parcel<'a> {
     }
 }
 
-impl LinkSink<'_> {
+impl<'a> LinkSink<'a> {
+    fn new(now: Instant, link: &'a mut Link, counters: &'a mut Counters) -> Self {
+        Self {
+            link,
+            counters,
+            now,
+            wrote: false,
+            #[cfg(feature = "witness")]
+            lost: Vec::new(),
+        }
+    }
+
     fn delivery<'p>(&self, parcel: &Parcel<'p>, id: Option<PacketId>, dup: bool) -> Delivery<'p> {
         Delivery {
             version: self.link.version,
@@ -225,7 +255,11 @@ impl OutboundSink for LinkSink<'_> {
         self.wrote = true;
     }
 
-    fn discarded(&mut self, _queued: Queued, why: Discard) {
+    fn discarded(&mut self, queued: Queued, why: Discard) {
+        #[cfg(feature = "witness")]
+        self.lost.push((queued, why));
+        #[cfg(not(feature = "witness"))]
+        drop(queued);
         match why {
             Discard::Expired => self.counters.expired += 1,
             Discard::TooLarge => self.counters.dropped_too_large += 1,

@@ -20,6 +20,7 @@ use crate::link::{Deferred, Link, LinkState, Road};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
 use crate::publication::Message;
+use crate::witness::{Subject, Why};
 
 use super::accept::Acceptance;
 use super::{Origin, Shard, Then};
@@ -36,6 +37,7 @@ impl Shard {
             let full = link.deferred.len() >= limits.messages_max || bytes >= limits.bytes_max;
             if ack.is_none() && full {
                 self.counters.dropped_qos0_deferred += 1;
+                self.tell_loss(Subject::Everybody, Why::Qos0Deferred, message);
             } else {
                 self.crossing_links += usize::from(link.deferred.is_empty());
                 link.deferred.push_back(Deferred { message: Message::clone(message), ack });
@@ -94,6 +96,7 @@ impl Shard {
     fn forward(&mut self, owner: ShardId, message: &Message, origin: Origin) -> Option<ReasonCode> {
         if message.qos == QoS::AtMostOnce && !self.peers[owner.index()].can_forward() {
             self.counters.dropped_qos0_credit += 1;
+            self.tell_loss(Subject::Everybody, Why::Qos0Credit, message);
             return Some(ReasonCode::SUCCESS);
         }
         let ticket = self.tickets.open(origin, 1, ReasonCode::NO_MATCHING_SUBSCRIBERS);
@@ -152,8 +155,15 @@ impl Shard {
             let may_drop = message.qos == QoS::AtMostOnce;
             #[cfg(feature = "mutants")]
             let may_drop = may_drop || self.settings.mutant == Some(Mutant::FullPeerDropped);
+            #[cfg(feature = "mutants")]
+            if self.settings.mutant == Some(Mutant::LossHidden) && !self.peers[to.index()].can_deliver() {
+                self.counters.messages_matched += 1;
+                self.counters.dropped_slow += 1;
+                continue;
+            }
             if may_drop && !self.peers[to.index()].can_deliver() {
                 self.counters.dropped_qos0_credit += 1;
+                self.tell_loss(Subject::Everybody, Why::Qos0Credit, message);
                 continue;
             }
             sent += 1;

@@ -14,6 +14,7 @@ use quelea_router::ShardId;
 use crate::envelope::{Control, Deliver, Match, SessionKey};
 use crate::publication::Message;
 use crate::session::{Parked, Presence, Session};
+use crate::witness::{Subject, Why};
 
 use super::{Shard, accept};
 
@@ -87,6 +88,7 @@ impl Shard {
         self.counters.messages_matched += 1;
         if queued.qos == QoS::AtMostOnce && !matches!(session.presence, Presence::Online { .. }) {
             self.counters.dropped_qos0_offline += 1;
+            self.tell_loss(Subject::Session(key), Why::Qos0Offline, message);
             return;
         }
         // Live messages that wait already are older than this one. Those of QoS 0 never wait, so this one does not either.

@@ -59,7 +59,13 @@ impl Shard {
             WillAt::Never => session.will = None,
             WillAt::AfterDelay => {
                 if let Some(will) = &mut session.will {
-                    will.due = Some(now + Duration::from_secs(u64::from(will.delay_s)));
+                    let delay_s = will.delay_s;
+                    #[cfg(feature = "mutants")]
+                    let delay_s = match self.settings.mutant {
+                        Some(crate::mutants::Mutant::WillDelayForgotten) => 0,
+                        _ => delay_s,
+                    };
+                    will.due = Some(now + Duration::from_secs(u64::from(delay_s)));
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Each message that a client sees, judged when it comes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quelea_client::{Message, Text};
 use quelea_mqtt::QoS;
@@ -41,7 +41,9 @@ impl Oracle {
         if published.topic != message.topic || published.payload_bytes != message.payload.len() {
             return Err(format!("topic or payload differs from what was sent: {published:?}"));
         }
+        self.first_deliveries += u64::from(!message.dup);
         let claimed = self.claimed(actor, now, message, &published)?;
+        self.judge_expiry(actor, now, message, &published, &claimed)?;
         self.judge_options(actor, message, &published, &claimed)?;
         if let Some(group) = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone()) {
             self.judge_shared(id, message, &published, group)?;
@@ -113,6 +115,42 @@ impl Oracle {
             return Err(format!("{:?} where {due:?} was due", message.qos));
         }
         Ok(())
+    }
+
+    /// What has run out is not sent, and the interval that is sent is what is left of it `[MQTT-3.3.2-5]`,
+    /// `[MQTT-3.3.2-6]`. How long a message has lain with the broker is known where its receiver came back later than it
+    /// was acknowledged.
+    fn judge_expiry(
+        &self,
+        actor: usize,
+        now: Instant,
+        message: &Message,
+        published: &Publication,
+        claimed: &[Subscription],
+    ) -> Result<(), String> {
+        let Some(expiry_s) = published.expiry_s else { return Ok(()) };
+        let expiry = Duration::from_secs(expiry_s.into());
+        let accepted = published.done.filter(|_| !published.repeated);
+        let came_back = self.clients[actor].connecting.expect("who sees a message has connected");
+        let lain = accepted.map_or(Duration::ZERO, |(done, _)| came_back.saturating_duration_since(done));
+        if !message.dup && lain >= expiry {
+            return Err(format!("it had {expiry_s} s, and lay for {lain:?} before its receiver came back"));
+        }
+        // Clients of MQTT 3 are not told.
+        if claimed.iter().all(|sub| sub.id.is_none()) {
+            return Ok(());
+        }
+        let Some(left_s) = message.properties().message_expiry_s else {
+            return Err(format!("it had {expiry_s} s, and comes without an interval"));
+        };
+        let (most, least) = (expiry.saturating_sub(lain), expiry.saturating_sub(now - published.sent));
+        // Whole seconds, rounded up, and never none.
+        let most_s = most.as_millis().div_ceil(1_000).max(1);
+        let least_s = least.as_millis().div_ceil(1_000);
+        match (least_s..=most_s).contains(&left_s.into()) {
+            true => Ok(()),
+            false => Err(format!("of its {expiry_s} s, {left_s} are left, and not {least_s} to {most_s}")),
+        }
     }
 
     fn judge_shared(

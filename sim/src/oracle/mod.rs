@@ -10,9 +10,11 @@
 //!
 //! And when all is quiet ([`Oracle::settle`]): every acknowledged publication has reached everyone whose SUBACK was seen
 //! before it was sent; Wills have fired exactly when they must; what is retained is the last acknowledged value.
-//! A loss is forgiven only where a counter of the broker admits it.
+//! A message that is missing was lost: the broker must have said so, for this message and this receiver, with the reason.
 
+mod books;
 mod deliveries;
+mod losses;
 mod settle;
 mod wills;
 
@@ -22,9 +24,11 @@ use std::time::Instant;
 use quelea_client::{Subscription as Asked, Text};
 use quelea_mqtt::{QoS, ReasonCode, SubscribeFilter, TopicFilter, TopicName};
 
+pub(crate) use books::Books;
 pub(crate) use deliveries::payload;
-pub(crate) use settle::Allowance;
-pub(crate) use wills::Firings;
+pub(crate) use wills::{Delayed, Firings};
+
+use losses::Losses;
 
 /// One publication: a client's, or a Will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,8 +51,8 @@ pub(crate) struct Publication {
     pub(crate) done: Option<(Instant, ReasonCode)>,
     /// Its publisher lost its connection before it was acknowledged, and has sent it again if it could.
     pub(crate) repeated: bool,
-    /// It may be dropped because of its age.
-    pub(crate) mortal: bool,
+    /// Its Message Expiry Interval: it may be dropped because of its age.
+    pub(crate) expiry_s: Option<u32>,
     pub(crate) will: Option<Firings>,
 }
 
@@ -101,6 +105,14 @@ struct Client {
     known: bool,
     /// Whether the session may have expired by now.
     may_expire: bool,
+    /// Connections so far.
+    connections: u32,
+    /// When the present connection's CONNECT was sent.
+    connecting: Option<Instant>,
+    /// When its CONNACK was seen.
+    connected: Option<Instant>,
+    /// The Will of a connection that was lost, while its delay may still pass.
+    delayed: Option<Delayed>,
 }
 
 /// How often a publication came to one session, or to one shared group.
@@ -126,6 +138,9 @@ pub(crate) struct Oracle {
     seen_by_group: BTreeMap<(Text, PubId), Seen>,
     last_in_order: BTreeMap<OrderOf, PubId>,
     last_retained: BTreeMap<(usize, u32, Text, QoS), PubId>,
+    losses: Losses,
+    /// Messages that clients have seen, without those that were marked as duplicates.
+    first_deliveries: u64,
     verdict: Option<String>,
 }
 
@@ -153,6 +168,8 @@ impl Oracle {
             seen_by_group: BTreeMap::new(),
             last_in_order: BTreeMap::new(),
             last_retained: BTreeMap::new(),
+            losses: Losses::default(),
+            first_deliveries: 0,
             verdict: None,
         }
     }
@@ -206,10 +223,15 @@ impl Oracle {
 
     /// A CONNECT is sent.
     pub(crate) fn on_connect(&mut self, actor: usize, now: Instant, clean: bool, persistent: bool) {
+        self.will_at_connect(actor, now, clean);
         if clean {
             self.end_session(actor, now);
         }
-        self.clients[actor].persistent = persistent;
+        let client = &mut self.clients[actor];
+        client.persistent = persistent;
+        client.connections += 1;
+        client.connecting = Some(now);
+        client.connected = None;
     }
 
     /// Time enough may have passed for a session to expire.
@@ -219,7 +241,9 @@ impl Oracle {
 
     /// CONNACK.
     pub(crate) fn on_connected(&mut self, actor: usize, now: Instant, session_present: bool) {
+        self.will_at_connack(actor, now, session_present);
         let client = &mut self.clients[actor];
+        client.connected = Some(now);
         let expected = client.known && client.persistent && !client.may_expire;
         client.may_expire = false;
         if session_present {

@@ -6,24 +6,18 @@ use std::time::Instant;
 use quelea_client::Text;
 use quelea_mqtt::QoS;
 
-use super::{Oracle, PubId, Publication, Subscription};
-
-/// Losses that the broker's counters admit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Allowance {
-    /// Of messages for sessions.
-    pub(crate) sessions: u64,
-    /// Of messages for shared groups.
-    pub(crate) groups: u64,
-}
+use super::{Books, Oracle, PubId, Publication, Subscription};
 
 impl Oracle {
     /// All is quiet: were all promises kept? `retained` is what a probe has found.
-    pub(crate) fn settle(&mut self, watcher: usize, allowance: Allowance, retained: &BTreeMap<Text, PubId>) {
+    pub(crate) fn settle(&mut self, watcher: usize, books: &Books, retained: &BTreeMap<Text, PubId>) {
         self.judge_unfinished();
-        self.judge_missing(allowance);
-        self.judge_groups(allowance);
+        self.judge_missing();
+        self.judge_transient();
+        self.judge_groups();
+        self.judge_lost_and_found();
         self.judge_wills(watcher);
+        self.judge_books(watcher, books);
         self.judge_store(retained);
     }
 
@@ -45,7 +39,6 @@ impl Oracle {
         publication.qos > QoS::AtMostOnce
             && publication.will.is_none()
             && publication.payload_bytes > 0
-            && !publication.mortal
             && publication.is_accepted()
             && options.qos > QoS::AtMostOnce
             && subscription.granted.is_some_and(since)
@@ -70,53 +63,101 @@ impl Oracle {
         })
     }
 
-    fn judge_missing(&mut self, allowance: Allowance) {
-        let mut missing: BTreeMap<(usize, PubId), &Subscription> = BTreeMap::new();
-        for subscription in self.living(false) {
-            for index in self.promised_to(subscription) {
-                if self.seen(subscription.actor, subscription.session, index).any == 0 {
-                    missing.insert((subscription.actor, PubId(index as u64)), subscription);
-                }
-            }
+    /// Each acknowledged publication has reached each subscriber, or the broker has said why not.
+    fn judge_missing(&mut self) {
+        let missing = self.living(false).find_map(|subscription| {
+            let Subscription { actor, session, .. } = *subscription;
+            let unseen = |index: &usize| {
+                self.seen(actor, session, *index).any == 0 && !self.losses.explain(actor, PubId(*index as u64))
+            };
+            let index = self.promised_to(subscription).find(unseen)?;
+            Some(format!(
+                "publication {index} by client {} never came to client {actor}, who subscribed to {}; nothing says why",
+                self.publications[index].actor, subscription.asked.filter,
+            ))
+        });
+        if let Some(missing) = missing {
+            self.accuse(missing);
         }
-        if missing.len() as u64 <= allowance.sessions {
-            return;
-        }
-        let ((actor, id), subscription) = missing.iter().next().expect("more than allowed");
-        let what = format!(
-            "{} deliveries are missing, the counters admit {}: the first is publication {} by client {} \
-             to client {actor}, who subscribed to {}",
-            missing.len(),
-            allowance.sessions,
-            id.0,
-            self.publications[id.0 as usize].actor,
-            subscription.asked.filter,
-        );
-        self.accuse(what);
     }
 
-    fn judge_groups(&mut self, allowance: Allowance) {
-        let mut missing: BTreeMap<(Text, PubId), usize> = BTreeMap::new();
-        for subscription in self.living(true) {
-            for index in self.promised_to(subscription) {
-                let key = (subscription.asked.filter.clone(), PubId(index as u64));
-                if !self.seen_by_group.contains_key(&key) && !self.may_be_pinned(subscription, index) {
-                    missing.insert(key, subscription.actor);
-                }
-            }
+    /// QoS 0 may be lost with a connection, or where the broker says so, and nowhere else.
+    fn judge_transient(&mut self) {
+        let missing = self.living(false).find_map(|subscription| {
+            let Subscription { actor, session, .. } = *subscription;
+            let index = self.transient_to(subscription).find(|index| {
+                let explained = self.losses.explain_transient(actor, PubId(*index as u64));
+                self.seen(actor, session, *index).any == 0 && !explained
+            })?;
+            Some(format!(
+                "publication {index} at QoS 0 by client {} never came to client {actor}, who subscribed to {}, \
+                 although neither lost its connection; nothing says why",
+                self.publications[index].actor, subscription.asked.filter,
+            ))
+        });
+        if let Some(missing) = missing {
+            self.accuse(missing);
         }
-        if missing.len() as u64 <= allowance.groups {
-            return;
+    }
+
+    /// The publications at QoS 0 that a subscriber must have seen: both connections have stood ever since.
+    fn transient_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
+        let wanted: Vec<bool> = self.topics.iter().map(|topic| subscription.matches(topic)).collect();
+        let connected = self.clients[subscription.actor].connected;
+        let options = subscription.asked.options;
+        let due = move |index: &usize| {
+            let publication = &self.publications[*index];
+            let sender = &self.clients[publication.actor];
+            wanted[self.topic_of[*index]]
+                && publication.qos == QoS::AtMostOnce
+                && publication.will.is_none()
+                && publication.payload_bytes > 0
+                && subscription.granted.is_some_and(|granted| granted < publication.sent)
+                && connected.is_some_and(|connected| connected < publication.sent)
+                && sender.connections == publication.connection
+                && sender.connected.is_some()
+                && !(options.no_local && publication.actor == subscription.actor)
+        };
+        (0..self.publications.len()).filter(due)
+    }
+
+    fn judge_groups(&mut self) {
+        let missing = self.living(true).find_map(|subscription| {
+            let filter = &subscription.asked.filter;
+            let index = self.promised_to(subscription).find(|index| {
+                let id = PubId(*index as u64);
+                let seen = self.seen_by_group.contains_key(&(filter.clone(), id));
+                !seen && !self.may_be_pinned(subscription, *index) && !self.lost_by_group(filter, id)
+            })?;
+            Some(format!(
+                "publication {index} never came to {filter}, of which client {} was a member all the time; \
+                 nothing says why",
+                subscription.actor,
+            ))
+        });
+        if let Some(missing) = missing {
+            self.accuse(missing);
         }
-        let ((filter, id), actor) = missing.iter().next().expect("more than allowed");
-        let what = format!(
-            "{} deliveries to shared groups are missing, the counters admit {}: the first is publication {} to {filter}, \
-             of which client {actor} was a member all the time",
-            missing.len(),
-            allowance.groups,
-            id.0,
-        );
-        self.accuse(what);
+    }
+
+    /// The group has lost it, or a member to whom it was given.
+    fn lost_by_group(&self, filter: &Text, id: PubId) -> bool {
+        let mut members = self.subscriptions.iter().filter(|sub| sub.asked.filter == *filter);
+        self.losses.explain_group(filter, id) || members.any(|member| self.losses.explain(member.actor, id))
+    }
+
+    /// What was lost did not come. A publication that its publisher repeated may do both, and so may one of a group.
+    fn judge_lost_and_found(&mut self) {
+        let found = self.losses.of_sessions().find(|(actor, id)| {
+            let publication = &self.publications[id.0 as usize];
+            let session = self.clients[*actor].session;
+            let mut shared = self.subscriptions.iter().filter(|sub| sub.actor == *actor && sub.is_shared());
+            let once = !publication.repeated && !publication.retain && publication.will.is_none();
+            once && self.seen(*actor, session, id.0 as usize).any > 0 && shared.next().is_none()
+        });
+        if let Some((actor, id)) = found {
+            self.accuse(format!("publication {} was lost for client {actor}, and came to it", id.0));
+        }
     }
 
     /// A QoS 2 message goes to no other member once it was sent to one, also if that one's session ends before the message
@@ -178,7 +219,7 @@ impl Oracle {
         all.iter().any(|index| {
             let other = &self.publications[*index];
             let surely_before = other.done.is_some_and(|(done, _)| done < sent) && !other.repeated;
-            (other.payload_bytes == 0 || other.mortal) && !surely_before
+            (other.payload_bytes == 0 || other.expiry_s.is_some()) && !surely_before
         })
     }
 }

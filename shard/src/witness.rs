@@ -1,0 +1,122 @@
+//! Messages that go no further, one by one: which, to whom, and why; for a judge who wants to know more than the counters
+//! say. Only with the feature `witness`: a normal build has the counters alone, and nothing here costs it anything.
+//!
+//! Told where each is counted ([`crate::counters`]), if `Settings::witness` asks for it, and taken with
+//! `Shard::poll_loss`. Whoever asks takes all of them after each turn: nothing here bounds their number.
+//! Not told: QoS 0 of a connection that has ended, what a session or a group held that ends, and what a publisher is
+//! refused.
+
+#[cfg(feature = "witness")]
+use std::sync::Arc;
+
+use crate::envelope::{GroupKey, LinkKey, SessionKey};
+use crate::publication::Publication;
+use crate::shard::Shard;
+
+/// One message that went no further.
+#[cfg(feature = "witness")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// Whom it does not reach.
+    pub whose: Loser,
+    /// Why not.
+    pub why: Why,
+    /// The first bytes of its payload, if it has so many.
+    pub payload: Option<[u8; 8]>,
+}
+
+/// Whom a message does not reach.
+#[cfg(feature = "witness")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loser {
+    /// The session of this client.
+    Session(Arc<str>),
+    /// The shared group with this filter.
+    Group(Arc<str>),
+    /// All whom it was for on one shard, or on all of them.
+    Everybody,
+}
+
+/// Why a message goes no further: the counter without `dropped_`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// QoS 0 to a session with a full queue.
+    Qos0Full,
+    /// QoS 0 behind a retained one on its way to another shard.
+    Qos0Deferred,
+    /// QoS 0 to a session without a client.
+    Qos0Offline,
+    /// QoS 0 without credit of the other shard.
+    Qos0Credit,
+    /// QoS 0 while memory is at its ceiling.
+    Qos0Memory,
+    /// QoS 0 to a shared group without room.
+    Qos0Group,
+    /// The queue of an offline session is full.
+    OfflineFull,
+    /// A connected subscriber stayed full until the deadline.
+    Slow,
+    /// A shared group is full.
+    GroupFull,
+    /// Larger than the subscriber's Maximum Packet Size.
+    TooLarge,
+    /// Expired before it was sent.
+    Expired,
+}
+
+/// Whose message it is that goes no further.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "witness"), expect(dead_code, reason = "nobody asks"))]
+pub(crate) enum Subject {
+    Session(SessionKey),
+    Group(GroupKey),
+    Everybody,
+}
+
+#[cfg(feature = "witness")]
+impl Shard {
+    /// The next message that went no further.
+    pub fn poll_loss(&mut self) -> Option<Loss> {
+        self.losses.pop_front()
+    }
+
+    pub(crate) fn tell_loss(&mut self, subject: Subject, why: Why, message: &Publication) {
+        if !self.settings.witness {
+            return;
+        }
+        let whose = match subject {
+            Subject::Session(key) => Loser::Session(Arc::clone(&self.sessions[key].identity.client_id)),
+            Subject::Group(key) => Loser::Group(Arc::clone(&self.groups[key].filter)),
+            Subject::Everybody => Loser::Everybody,
+        };
+        let payload = message.image.payload().first_chunk().copied();
+        self.losses.push_back(Loss { whose, why, payload });
+    }
+
+    /// To the session of a connection.
+    pub(crate) fn tell_loss_on(&mut self, link: LinkKey, why: Why, message: &Publication) {
+        if let Some(session) = self.links[link].session() {
+            self.tell_loss(Subject::Session(session), why, message);
+        }
+    }
+}
+
+#[cfg(not(feature = "witness"))]
+#[expect(clippy::unused_self, reason = "nobody asks")]
+impl Shard {
+    #[inline(always)]
+    pub(crate) fn tell_loss(&mut self, _subject: Subject, _why: Why, _message: &Publication) {}
+
+    #[inline(always)]
+    pub(crate) fn tell_loss_on(&mut self, _link: LinkKey, _why: Why, _message: &Publication) {}
+}
+
+#[cfg(feature = "witness")]
+impl From<crate::session::Discard> for Why {
+    fn from(discard: crate::session::Discard) -> Self {
+        match discard {
+            crate::session::Discard::Expired => Self::Expired,
+            crate::session::Discard::TooLarge => Self::TooLarge,
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What the broker says of messages that went no further.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quelea_client::Text;
+use quelea_shard::witness::{Loser, Loss, Why};
+
+use super::{Oracle, PubId};
+
+/// Each loss that was told, by receiver and publication.
+#[derive(Debug, Default)]
+pub(super) struct Losses {
+    sessions: BTreeMap<(usize, PubId), BTreeSet<Why>>,
+    groups: BTreeSet<(Text, PubId)>,
+    everybody: BTreeSet<PubId>,
+    /// How many were told of each kind.
+    told: BTreeMap<Why, u64>,
+}
+
+impl Losses {
+    /// Whether a message at QoS 1 or 2 was lost for a client's session.
+    pub(super) fn explain(&self, actor: usize, id: PubId) -> bool {
+        self.sessions.get(&(actor, id)).is_some_and(|reasons| reasons.iter().any(|why| !is_transient(*why)))
+    }
+
+    /// Whether a message at QoS 0 was.
+    pub(super) fn explain_transient(&self, actor: usize, id: PubId) -> bool {
+        self.sessions.contains_key(&(actor, id)) || self.everybody.contains(&id)
+    }
+
+    /// Whether a group has lost it.
+    pub(super) fn explain_group(&self, filter: &Text, id: PubId) -> bool {
+        self.groups.contains(&(filter.clone(), id))
+    }
+
+    /// Clients, and what was lost for them.
+    pub(super) fn of_sessions(&self) -> impl Iterator<Item = (usize, PubId)> {
+        self.sessions.keys().copied()
+    }
+
+    /// How many were told of this kind.
+    pub(super) fn told(&self, why: Why) -> u64 {
+        self.told.get(&why).copied().unwrap_or_default()
+    }
+}
+
+impl Oracle {
+    /// The broker says that a message went no further. Returns which publication it was, if its payload says so.
+    pub(crate) fn on_loss(&mut self, loss: &Loss) -> Option<PubId> {
+        *self.losses.told.entry(loss.why).or_default() += 1;
+        let id = PubId(u64::from_be_bytes(loss.payload?));
+        let known = (id.0 as usize) < self.publications.len();
+        match &loss.whose {
+            _ if !known => self.accuse(format!("the broker lost a message that nobody has sent: {loss:?}")),
+            Loser::Session(client) => match client.strip_prefix("client-").and_then(|n| n.parse().ok()) {
+                Some(actor) => {
+                    self.losses.sessions.entry((actor, id)).or_default().insert(loss.why);
+                }
+                None => self.accuse(format!("the broker lost a message of an unknown client: {loss:?}")),
+            },
+            Loser::Group(filter) => {
+                self.losses.groups.insert((Text::from(&**filter), id));
+            }
+            Loser::Everybody => {
+                self.losses.everybody.insert(id);
+            }
+        }
+        known.then_some(id)
+    }
+}
+
+/// Reasons that are none for QoS 1 and 2.
+fn is_transient(why: Why) -> bool {
+    match why {
+        Why::Qos0Full
+        | Why::Qos0Deferred
+        | Why::Qos0Offline
+        | Why::Qos0Credit
+        | Why::Qos0Memory
+        | Why::Qos0Group => true,
+        Why::OfflineFull | Why::Slow | Why::GroupFull | Why::TooLarge | Why::Expired => false,
+    }
+}
