@@ -9,6 +9,7 @@ use quelea_mqtt::{ReasonCode, SubscribeFilter};
 use crate::envelope::{Control, Identity, LinkKey, SessionKey};
 use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
+use crate::witness::{Subject, Why};
 
 use super::{Origin, Shard, Subscriber};
 
