@@ -14,6 +14,8 @@ const CPU_SHARE_MAX: f64 = 0.85;
 const WAIT_SHARE_MAX: f64 = 0.10;
 /// Reads that fill the whole buffer mean that bytes lie unread in the kernel.
 const FULL_READS_SHARE_MAX: f64 = 0.05;
+/// More datagrams than this, dropped by our own sockets, make QUIC repeat and wait.
+const DROPPED_SHARE_MAX: f64 = 0.001;
 /// Shares of less time than this mean nothing.
 const WINDOW_MIN: Nanos = SECOND / 10;
 /// Fewer measurements than this say nothing about a 99th percentile.
@@ -22,7 +24,7 @@ const COUNT_MIN: u64 = 100;
 /// Why the generator was the bottleneck.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Cause {
-    /// `cpu`, `waited`, `lag`, `turn` or `unread`.
+    /// `cpu`, `waited`, `lag`, `turn`, `unread` or `dropped`.
     pub(crate) kind: &'static str,
     /// The thread, if it is one thread's doing.
     pub(crate) thread: Option<usize>,
@@ -61,8 +63,9 @@ fn of_thread(thread: usize, effort: &Effort) -> Vec<Cause> {
         let value = part as f64 / whole.max(1) as f64;
         if value > bound {
             let (percent, [before, after]) = (100.0 * value, words);
-            let text =
-                format!("thread {thread} {before} {percent:.0} % {after}, bound {:.0} %", 100.0 * bound);
+            let decimals = if bound < 0.01 { 1 } else { 0 };
+            let (bound_percent, text) = (100.0 * bound, format!("thread {thread} {before}"));
+            let text = format!("{text} {percent:.decimals$} % {after}, bound {bound_percent:.decimals$} %");
             causes.push(Cause { kind, thread: Some(thread), value, bound, text });
         }
     };
@@ -79,6 +82,10 @@ fn of_thread(thread: usize, effort: &Effort) -> Vec<Cause> {
             FULL_READS_SHARE_MAX,
             ["left bytes unread in", "of its reads"],
         );
+    }
+    if effort.datagrams >= COUNT_MIN {
+        let words = ["had no room for", "of its datagrams"];
+        check("dropped", effort.dropped, effort.datagrams, DROPPED_SHARE_MAX, words);
     }
     causes
 }
@@ -99,6 +106,8 @@ mod tests {
             waited: Some(SECOND / 2),
             reads: 1000,
             full_reads: 10,
+            datagrams: 10_000,
+            dropped: 9,
         };
         assert_eq!(of_thread(0, &effort), []);
         assert_eq!(of_thread(0, &Effort::default()), []);
@@ -110,6 +119,7 @@ mod tests {
         assert_eq!(kinds(&Effort { wall, cpu: 9 * SECOND, ..Effort::default() }), ["cpu"]);
         assert_eq!(kinds(&Effort { wall, waited: Some(2 * SECOND), ..Effort::default() }), ["waited"]);
         assert_eq!(kinds(&Effort { wall, reads: 1000, full_reads: 100, ..Effort::default() }), ["unread"]);
+        assert_eq!(kinds(&Effort { wall, datagrams: 1000, dropped: 2, ..Effort::default() }), ["dropped"]);
         assert_eq!(kinds(&Effort { wall, reads: 10, full_reads: 10, ..Effort::default() }), [""; 0]);
         assert_eq!(kinds(&Effort { wall: 1000, cpu: 1000, ..Effort::default() }), [""; 0]);
     }

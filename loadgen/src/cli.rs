@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use quelea_mqtt::{QoS, Version};
+use quelea_udp_io::Backend;
 
 use crate::schedule::Rate;
 use crate::target::Target;
-use crate::units;
+use crate::units::{self, Alpn};
 
 /// An open-loop load generator for MQTT brokers.
 #[derive(Clone, Debug, Parser)]
@@ -32,6 +33,7 @@ Examples:
   quelea-load pair mqtt://127.0.0.1 --pairs 50 --rate 5k --qos 1
   quelea-load fan-out quic://127.0.0.1 --subscribers 50 --rate 400 --insecure --pid $(pidof quelea)
   quelea-load conn mqtts://broker.example --connections 10k --connect-rate 500 --cafile ca.pem
+  quelea-load self-test
 
 Exit codes: 0 the run is good; 1 it failed, or messages of QoS 1 or 2 were lost; 2 wrong usage.
 Ctrl-C ends a run early and still prints its summary; a second one ends at once.";
@@ -39,6 +41,16 @@ Ctrl-C ends a run early and still prints its summary; a second one ends at once.
 /// The commands.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Run(Box<Run>),
+    /// Measures the generator itself, without a broker: its ceiling, its latency floor, its timers
+    #[command(after_help = SELF_TEST_HELP)]
+    SelfTest(SelfTestArguments),
+}
+
+/// The commands that make one run of load.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Run {
     /// Connects clients at a rate and holds them
     #[command(after_help = CONN_HELP)]
     Conn(ConnArguments),
@@ -52,11 +64,19 @@ pub(crate) enum Command {
     #[command(after_help = PAIR_HELP)]
     Pair(PairArguments),
     /// Few publishers, many subscribers, each of whom gets everything
-    #[command(after_help = FAN_OUT_HELP)]
-    FanOut(FanOutArguments),
+    #[command(
+        after_help = FAN_OUT_HELP,
+        mut_arg("publishers", |arg| arg.required(false).default_value("1")),
+        mut_arg("subscribers", |arg| arg.required(false).default_value("50"))
+    )]
+    FanOut(FanArguments),
     /// Many publishers, few subscribers, each of whom gets everything
-    #[command(after_help = FAN_IN_HELP)]
-    FanIn(FanInArguments),
+    #[command(
+        after_help = FAN_IN_HELP,
+        mut_arg("publishers", |arg| arg.required(false).default_value("50")),
+        mut_arg("subscribers", |arg| arg.required(false).default_value("1"))
+    )]
+    FanIn(FanArguments),
     /// Publishers, and groups whose members share a subscription
     #[command(after_help = SHARE_HELP)]
     Share(ShareArguments),
@@ -88,6 +108,10 @@ Examples:
 const SHARE_HELP: &str = "\
 Examples:
   quelea-load share mqtt://127.0.0.1 --publishers 10 --members 4 --groups 2 --rate 5k --qos 1";
+const SELF_TEST_HELP: &str = "\
+Examples:
+  quelea-load self-test
+  quelea-load self-test --io epoll --duration 10s --rate 5k --json self-test.json";
 
 /// `conn`.
 #[derive(Clone, Debug, Args)]
@@ -108,119 +132,62 @@ pub(crate) struct ConnArguments {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PubArguments {
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) half: Half,
     /// Publishing clients
     #[arg(long, short = 'p', default_value = "1", value_parser = units::count)]
     pub(crate) publishers: u32,
     #[command(flatten)]
     pub(crate) load: Load,
-    #[command(flatten)]
-    pub(crate) topics: Topics,
-    /// Number that tells this run's messages from others; the same for `pub` and `sub`
-    #[arg(long, default_value_t = 0)]
-    pub(crate) run: u32,
-    #[command(flatten)]
-    pub(crate) timing: Timing,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 /// `sub`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SubArguments {
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) half: Half,
     /// Subscribing clients
     #[arg(long, short = 's', default_value = "1", value_parser = units::count)]
     pub(crate) subscribers: u32,
     #[command(flatten)]
     pub(crate) receive: Receive,
-    #[command(flatten)]
-    pub(crate) topics: Topics,
     /// Highest QoS of the subscription
-    #[arg(long, default_value = "0", value_parser = units::qos)]
+    #[arg(long, short = 'q', default_value = "0", value_parser = units::qos)]
     pub(crate) qos: QoS,
-    /// Number that tells this run's messages from others; the same for `pub` and `sub`
-    #[arg(long, default_value_t = 0)]
-    pub(crate) run: u32,
-    #[command(flatten)]
-    pub(crate) timing: Timing,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 /// `pair`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairArguments {
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) whole: Whole,
     /// Pairs of a publisher and a subscriber
     #[arg(long, short = 'n', default_value = "1", value_parser = units::count)]
     pub(crate) pairs: u32,
-    #[command(flatten)]
-    pub(crate) load: Load,
-    #[command(flatten)]
-    pub(crate) receive: Receive,
     /// Beginning of the topics
     #[arg(long, default_value = "quelea-load", value_name = "TOPIC")]
     pub(crate) topic: String,
-    #[command(flatten)]
-    pub(crate) timing: Timing,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
-/// `fan-out`.
+/// `fan-out` and `fan-in`, which differ in their defaults.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct FanOutArguments {
+pub(crate) struct FanArguments {
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) whole: Whole,
     /// Publishing clients
-    #[arg(long, short = 'p', default_value = "1", value_parser = units::count)]
+    #[arg(long, short = 'p', value_parser = units::count)]
     pub(crate) publishers: u32,
     /// Subscribing clients
-    #[arg(long, short = 's', default_value = "50", value_parser = units::count)]
+    #[arg(long, short = 's', value_parser = units::count)]
     pub(crate) subscribers: u32,
     #[command(flatten)]
-    pub(crate) load: Load,
-    #[command(flatten)]
-    pub(crate) receive: Receive,
-    #[command(flatten)]
     pub(crate) topics: Topics,
-    #[command(flatten)]
-    pub(crate) timing: Timing,
-    #[command(flatten)]
-    pub(crate) output: Output,
-}
-
-/// `fan-in`.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct FanInArguments {
-    #[command(flatten)]
-    pub(crate) reach: Reach,
-    /// Publishing clients
-    #[arg(long, short = 'p', default_value = "50", value_parser = units::count)]
-    pub(crate) publishers: u32,
-    /// Subscribing clients
-    #[arg(long, short = 's', default_value = "1", value_parser = units::count)]
-    pub(crate) subscribers: u32,
-    #[command(flatten)]
-    pub(crate) load: Load,
-    #[command(flatten)]
-    pub(crate) receive: Receive,
-    #[command(flatten)]
-    pub(crate) topics: Topics,
-    #[command(flatten)]
-    pub(crate) timing: Timing,
-    #[command(flatten)]
-    pub(crate) output: Output,
 }
 
 /// `share`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ShareArguments {
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) whole: Whole,
     /// Publishing clients
     #[arg(long, short = 'p', default_value = "10", value_parser = units::count)]
     pub(crate) publishers: u32,
@@ -231,11 +198,54 @@ pub(crate) struct ShareArguments {
     #[arg(long, short = 'g', default_value = "1", value_parser = units::count)]
     pub(crate) groups: u32,
     #[command(flatten)]
+    pub(crate) topics: Topics,
+}
+
+/// `self-test`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SelfTestArguments {
+    /// Back end to test; auto: each that works here
+    #[arg(long, default_value = "auto", value_name = "BACK_END", value_parser = units::backend)]
+    pub(crate) io: Backend,
+    /// How long to measure, for each row
+    #[arg(long, short = 'd', default_value = "2s", value_name = "TIME", value_parser = units::duration)]
+    pub(crate) duration: Duration,
+    /// Messages per second of the rows that are paced
+    #[arg(long, short = 'r', default_value = "1k", value_parser = units::rate)]
+    pub(crate) rate: Rate,
+    /// Bytes of each payload, at least 24
+    #[arg(long, default_value = "64", value_name = "BYTES", value_parser = units::bytes)]
+    pub(crate) payload: usize,
+    /// Writes the figures as JSON ("-": to standard output, instead of the table)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
+/// Runs that publish and subscribe.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Whole {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
     pub(crate) load: Load,
     #[command(flatten)]
     pub(crate) receive: Receive,
     #[command(flatten)]
+    pub(crate) timing: Timing,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+/// Runs whose other half is another process.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Half {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[command(flatten)]
     pub(crate) topics: Topics,
+    /// Number that tells this run's messages from others; the same for `pub` and `sub`
+    #[arg(long, default_value_t = 0)]
+    pub(crate) run: u32,
     #[command(flatten)]
     pub(crate) timing: Timing,
     #[command(flatten)]
@@ -257,6 +267,12 @@ pub(crate) struct Reach {
     /// Source addresses: a list of addresses, ranges (127.0.0.1-127.0.0.9) and networks (127.0.1.0/28)
     #[arg(long, value_name = "LIST")]
     pub(crate) bind: Option<String>,
+    /// Back end that carries the load: epoll, io_uring, or auto for io_uring where the kernel allows it
+    #[arg(long, default_value = "auto", value_name = "BACK_END", value_parser = units::backend)]
+    pub(crate) io: Backend,
+    /// Application protocols offered in TLS, with commas between (default: mqtt over quic://, none over TCP)
+    #[arg(long, value_name = "LIST", value_parser = units::alpn)]
+    pub(crate) alpn: Option<Alpn>,
     /// Connections opened per second
     #[arg(long, default_value = "500", value_name = "PER_S", value_parser = units::connect_rate)]
     pub(crate) connect_rate: f64,

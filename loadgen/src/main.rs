@@ -16,6 +16,7 @@ mod bottleneck;
 mod cli;
 mod clock;
 mod errors;
+mod kernel;
 mod payload;
 mod plan;
 mod progress;
@@ -23,6 +24,7 @@ mod record;
 mod report;
 mod run;
 mod schedule;
+mod self_test;
 mod series;
 mod shared;
 mod sources;
@@ -41,9 +43,10 @@ use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::cli::Arguments;
+use crate::cli::{Arguments, Command, Run, SelfTestArguments};
 use crate::plan::Plan;
 use crate::report::Report;
+use crate::self_test::SelfTest;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -54,24 +57,42 @@ const REFUSED: u8 = 2;
 const INTERRUPTED_AGAIN: i32 = 130;
 
 fn main() -> ExitCode {
-    let plan = match Plan::new(Arguments::parse()) {
+    let interrupted = match catch_signals() {
+        Ok(interrupted) => interrupted,
+        Err(error) => return refuse(&format!("cannot catch signals: {error}"), FAILED),
+    };
+    match Arguments::parse().command {
+        Command::Run(run) => load(*run, &interrupted),
+        Command::SelfTest(typed) => test_ourselves(&typed, &interrupted),
+    }
+}
+
+fn load(typed: Run, interrupted: &Arc<AtomicBool>) -> ExitCode {
+    let plan = match Plan::new(typed) {
         Ok(plan) => plan,
         Err(error) => return refuse(&error, REFUSED),
     };
     if let Err(error) = allow_descriptors(&plan) {
         return refuse(&error, REFUSED);
     }
-    let interrupted = match catch_signals() {
-        Ok(interrupted) => interrupted,
-        Err(error) => return refuse(&format!("cannot catch signals: {error}"), FAILED),
-    };
-    let findings = match run::run(plan, &interrupted) {
+    let findings = match run::run(plan, interrupted) {
         Ok(findings) => findings,
         Err(error) => return refuse(&error, FAILED),
     };
     let report = Report::new(&findings);
     match show(&report, &findings.plan) {
         Ok(()) => ExitCode::from(report.outcome.exit_code),
+        Err(error) => refuse(&error, FAILED),
+    }
+}
+
+fn test_ourselves(typed: &SelfTestArguments, interrupted: &Arc<AtomicBool>) -> ExitCode {
+    let test = match SelfTest::run(typed, interrupted) {
+        Ok(test) => test,
+        Err(error) => return refuse(&error, REFUSED),
+    };
+    match test.show(typed.json.as_deref()) {
+        Ok(()) => ExitCode::from(if test.is_ok() { 0 } else { FAILED }),
         Err(error) => refuse(&error, FAILED),
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use quelea_client::trust::{Trust, Use, client_config};
 use quelea_mqtt::{QoS, TopicName, Version};
 
-use crate::cli::{Arguments, Command, Load, Output, Reach, Receive, Timing, Topics};
+use crate::cli::{FanArguments, Half, Load, Output, Reach, Receive, Run, Timing, Topics, Whole};
 use crate::clock::{Nanos, nanos_of};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::schedule::{Rate, Spacing};
@@ -103,47 +103,33 @@ impl Plan {
     ///
     /// # Errors
     /// What is wrong with the usage, in words for people.
-    pub(crate) fn new(arguments: Arguments) -> Result<Self, String> {
-        let plan = match arguments.command {
-            Command::Conn(typed) => {
+    pub(crate) fn new(run: Run) -> Result<Self, String> {
+        let plan = match run {
+            Run::Conn(typed) => {
                 let timing = hold(typed.hold);
                 let bare = Self::bare(Shape::Conn, typed.reach, timing, typed.output)?;
                 Self { idle: typed.connections, ..bare }
             }
-            Command::Pub(typed) => {
-                let bare = Self::bare(Shape::Pub, typed.reach, typed.timing, typed.output)?;
-                let plan = Self { publishers: typed.publishers, run: typed.run, ..bare };
-                plan.with_load(&typed.load)?.with_topics(typed.topics)
+            Run::Pub(typed) => {
+                let half = Self::half(Shape::Pub, typed.half)?;
+                Self { publishers: typed.publishers, ..half }.with_load(&typed.load)?
             }
-            Command::Sub(typed) => {
-                let bare = Self::bare(Shape::Sub, typed.reach, typed.timing, typed.output)?;
+            Run::Sub(typed) => {
+                let half = Self::half(Shape::Sub, typed.half)?;
                 let (subscribers, subscribe_qos) = (typed.subscribers, typed.qos);
-                let plan = Self { subscribers, subscribe_qos, run: typed.run, ..bare };
-                plan.with_receive(&typed.receive).with_topics(typed.topics)
+                Self { subscribers, subscribe_qos, ..half }.with_receive(&typed.receive)
             }
-            Command::Pair(typed) => {
-                let bare = Self::bare(Shape::Pair, typed.reach, typed.timing, typed.output)?;
-                let plan = Self { publishers: typed.pairs, subscribers: typed.pairs, ..bare };
+            Run::Pair(typed) => {
                 let topics = Topics { topic: typed.topic, topics: typed.pairs };
-                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(topics)
+                let whole = Self::whole(Shape::Pair, typed.whole, topics)?;
+                Self { publishers: typed.pairs, subscribers: typed.pairs, ..whole }
             }
-            Command::FanOut(typed) => {
-                let bare = Self::bare(Shape::FanOut, typed.reach, typed.timing, typed.output)?;
-                let plan = Self { publishers: typed.publishers, subscribers: typed.subscribers, ..bare };
-                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
-            }
-            Command::FanIn(typed) => {
-                let bare = Self::bare(Shape::FanIn, typed.reach, typed.timing, typed.output)?;
-                let plan = Self { publishers: typed.publishers, subscribers: typed.subscribers, ..bare };
-                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
-            }
-            Command::Share(typed) => {
+            Run::FanOut(typed) => Self::fan(Shape::FanOut, typed)?,
+            Run::FanIn(typed) => Self::fan(Shape::FanIn, typed)?,
+            Run::Share(typed) => {
                 let (groups, members) = (typed.groups, typed.members);
-                let shape = Shape::Share { groups, members };
-                let bare = Self::bare(shape, typed.reach, typed.timing, typed.output)?;
-                let subscribers = groups.saturating_mul(members);
-                let plan = Self { publishers: typed.publishers, subscribers, ..bare };
-                plan.with_load(&typed.load)?.with_receive(&typed.receive).with_topics(typed.topics)
+                let whole = Self::whole(Shape::Share { groups, members }, typed.whole, typed.topics)?;
+                Self { publishers: typed.publishers, subscribers: groups.saturating_mul(members), ..whole }
             }
         };
         plan.check()?;
@@ -188,6 +174,21 @@ impl Plan {
             quiet: output.quiet,
             reach,
         })
+    }
+
+    fn half(shape: Shape, half: Half) -> Result<Self, String> {
+        let bare = Self::bare(shape, half.reach, half.timing, half.output)?;
+        Ok(Self { run: half.run, ..bare }.with_topics(half.topics))
+    }
+
+    fn whole(shape: Shape, whole: Whole, topics: Topics) -> Result<Self, String> {
+        let bare = Self::bare(shape, whole.reach, whole.timing, whole.output)?;
+        Ok(bare.with_load(&whole.load)?.with_receive(&whole.receive).with_topics(topics))
+    }
+
+    fn fan(shape: Shape, typed: FanArguments) -> Result<Self, String> {
+        let whole = Self::whole(shape, typed.whole, typed.topics)?;
+        Ok(Self { publishers: typed.publishers, subscribers: typed.subscribers, ..whole })
     }
 
     fn with_load(mut self, load: &Load) -> Result<Self, String> {
@@ -392,6 +393,9 @@ fn tls_of(reach: &Reach) -> Result<Arc<rustls::ClientConfig>, String> {
     };
     let used_for = if reach.target.carrier == Carrier::Quic { Use::Quic } else { Use::Tcp };
     let mut config = client_config(&trust, used_for).map_err(|error| error.to_string())?;
+    if let Some(alpn) = &reach.alpn {
+        config.alpn_protocols.clone_from(&alpn.0);
+    }
     config.resumption = rustls::client::Resumption::disabled();
     Ok(Arc::new(config))
 }
@@ -405,10 +409,14 @@ mod tests {
     use quelea_mqtt::TopicFilter;
 
     use super::*;
+    use crate::cli::{Arguments, Command};
 
     fn plan(line: &str) -> Result<Plan, String> {
         let words = std::iter::once("quelea-load").chain(line.split_whitespace());
-        Plan::new(Arguments::try_parse_from(words).map_err(|error| error.to_string())?)
+        match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
+            Command::Run(run) => Plan::new(*run),
+            Command::SelfTest(_) => panic!("{line} makes no plan"),
+        }
     }
 
     #[test]

@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use quelea_mqtt::QoS;
-use quelea_udp_io::Doorbell;
+use quelea_udp_io::{Backend, Doorbell};
 
 use crate::clock::{Clock, Nanos, SECOND};
+use crate::kernel::KernelMemory;
 use crate::plan::{Plan, Shape};
 use crate::progress::Progress;
 use crate::record::{Latencies, Record};
@@ -37,8 +38,12 @@ pub(crate) struct Findings {
     pub(crate) links: Links,
     /// By thread.
     pub(crate) efforts: Vec<Effort>,
+    /// What each thread's ring stood on.
+    pub(crate) backends: Vec<Backend>,
     pub(crate) series: Series,
     pub(crate) brokers: Vec<BrokerFindings>,
+    /// The kernel's memory before the first connection and at the end of the measured window.
+    pub(crate) kernel: (KernelMemory, KernelMemory),
 }
 
 /// One watched process.
@@ -80,6 +85,7 @@ struct Coordinator {
     series: Series,
     progress: Progress,
     brokers: Vec<BrokerFindings>,
+    kernel: (KernelMemory, KernelMemory),
     began: SystemTime,
     ramp_at: Nanos,
 }
@@ -106,6 +112,7 @@ impl Coordinator {
             seconds: Vec::new(),
             emptied: Vec::new(),
             brokers,
+            kernel: (KernelMemory::now(), KernelMemory::default()),
             began: SystemTime::now(),
             ramp_at: clock.now(),
             plan,
@@ -189,6 +196,7 @@ impl Coordinator {
             broker.to = usage;
             broker.arrived = arrived - broker.arrived;
         });
+        self.kernel.1 = KernelMemory::now();
         let now = self.clock.now();
         if now < to {
             self.shared.cut_short(now);
@@ -307,8 +315,10 @@ impl Coordinator {
             receivers: Vec::new(),
             links: Links::default(),
             efforts: Vec::new(),
+            backends: Vec::new(),
             series: Series::new(0),
             brokers: Vec::new(),
+            kernel: self.kernel,
         };
         for thread in std::mem::take(&mut self.threads) {
             let outcome = thread.join().map_err(|_| "a thread of the load panicked".to_owned())?;
@@ -348,6 +358,7 @@ impl Findings {
         self.receivers.extend(outcome.receivers);
         self.links.add(&outcome.links);
         self.efforts.push(outcome.effort);
+        self.backends.push(outcome.io);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use quelea_mqtt::{QoS, Version};
+use quelea_udp_io::Backend;
 
 use crate::schedule::Rate;
 
@@ -85,6 +86,30 @@ fn scaled(text: &str, units: &[(&str, f64)]) -> Result<f64, String> {
 const RATE_MAX: f64 = 1e8;
 const DAY_S: f64 = 86_400.0;
 
+/// The back end of the ring.
+pub(crate) fn backend(text: &str) -> Result<Backend, String> {
+    match text {
+        "auto" => Ok(Backend::Auto),
+        "epoll" => Ok(Backend::Epoll),
+        "io_uring" | "uring" => Ok(Backend::IoUring),
+        _ => Err("expected epoll, io_uring or auto".into()),
+    }
+}
+
+/// Names of application protocols (RFC 7301), in the order of preference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alpn(pub(crate) Vec<Vec<u8>>);
+
+/// A list of them: `mqtt`, `MQTT-next,mqtt`.
+pub(crate) fn alpn(text: &str) -> Result<Alpn, String> {
+    let names: Vec<_> = text.split(',').map(|name| name.trim().as_bytes().to_vec()).collect();
+    // RFC 7301 §3.1: a name has 1 to 255 bytes.
+    if names.iter().any(|name| name.is_empty() || name.len() > 255) {
+        return Err("expected names of 1 to 255 bytes with commas between".into());
+    }
+    Ok(Alpn(names))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,5 +161,15 @@ mod tests {
         assert!(qos("3").is_err());
         assert_eq!(version("3.1.1"), Ok(Version::V311));
         assert!(version("4").is_err());
+    }
+
+    #[test]
+    fn back_ends_and_protocols_have_names() {
+        for back_end in [Backend::Auto, Backend::Epoll, Backend::IoUring] {
+            assert_eq!(backend(&back_end.to_string()), Ok(back_end));
+        }
+        assert!(backend("kqueue").is_err());
+        assert_eq!(alpn("MQTT-next, mqtt"), Ok(Alpn(vec![b"MQTT-next".to_vec(), b"mqtt".to_vec()])));
+        assert!(alpn("mqtt,").is_err());
     }
 }

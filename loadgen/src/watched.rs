@@ -1,10 +1,12 @@
 //! What the watched processes (`--pid`) have used, read from `/proc`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::path::Path;
 
 /// A process at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
     /// CPU seconds in user mode, all threads, also those that have ended.
     pub(crate) user_s: f64,
@@ -18,6 +20,20 @@ pub(crate) struct Usage {
     pub(crate) voluntary_switches: u64,
     /// Times that one had to make room for another.
     pub(crate) involuntary_switches: u64,
+    /// Nanoseconds of CPU of each thread that lives now, by its number: finer than the ticks of `user_s` and `system_s`.
+    threads: BTreeMap<u32, u64>,
+}
+
+impl Usage {
+    /// CPU seconds since an earlier look: to the nanosecond if no thread has ended in between, else to the tick.
+    pub(crate) fn cpu_since(&self, earlier: &Self) -> f64 {
+        let is_whole = earlier.threads.keys().all(|thread| self.threads.contains_key(thread));
+        if is_whole && !self.threads.is_empty() {
+            let nanos = |usage: &Self| usage.threads.values().sum::<u64>();
+            return nanos(self).saturating_sub(nanos(earlier)) as f64 / 1e9;
+        }
+        self.user_s + self.system_s - earlier.user_s - earlier.system_s
+    }
 }
 
 /// A process that is watched.
@@ -47,7 +63,9 @@ impl Watched {
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let kib = |name| field(&status, name).unwrap_or(0) * 1024;
         let (mut voluntary_switches, mut involuntary_switches) = (0, 0);
+        let mut threads = BTreeMap::new();
         for task in fs::read_dir(format!("/proc/{pid}/task"))?.flatten() {
+            threads.extend(thread_cpu(&task.path()));
             // A thread may end while we look.
             let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
             voluntary_switches += field(&status, "voluntary_ctxt_switches").unwrap_or(0);
@@ -60,6 +78,7 @@ impl Watched {
             resident_peak: kib("VmHWM"),
             voluntary_switches,
             involuntary_switches,
+            threads,
         })
     }
 }
@@ -71,6 +90,14 @@ fn cpu_of(stat: &str) -> Option<(f64, f64)> {
     let ticks_per_s = rustix::param::clock_ticks_per_second() as f64;
     let mut seconds = || Some(fields.next()?.parse::<u64>().ok()? as f64 / ticks_per_s);
     Some((seconds()?, seconds()?))
+}
+
+/// A thread's number and its nanoseconds on a CPU (first field of `schedstat`); `None` if it ends while we look, or if the kernel
+/// does not say.
+fn thread_cpu(task: &Path) -> Option<(u32, u64)> {
+    let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
+    let nanos = schedstat.split_whitespace().next()?.parse().ok()?;
+    Some((task.file_name()?.to_str()?.parse().ok()?, nanos))
 }
 
 fn field(status: &str, name: &str) -> Option<u64> {
@@ -100,6 +127,20 @@ mod tests {
         {
             sum = std::hint::black_box(sum.wrapping_add(1));
         }
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_leaves_the_ticks_to_count() {
+        let usage = |user_s, threads: &[(u32, u64)]| Usage {
+            user_s,
+            threads: threads.iter().copied().collect(),
+            ..Usage::default()
+        };
+        let before = usage(1.0, &[(7, 1_000_000_000), (8, 5)]);
+        let after = usage(3.0, &[(7, 2_500_000_000), (8, 5), (9, 250_000_000)]);
+        assert_eq!(after.cpu_since(&before), 1.75);
+        assert_eq!(usage(3.0, &[(7, 2_500_000_000)]).cpu_since(&before), 2.0);
+        assert_eq!(usage(3.0, &[]).cpu_since(&usage(1.0, &[])), 2.0);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::bottleneck::{self, Cause};
 use crate::clock::{Nanos, SECOND};
+use crate::kernel::KernelMemory;
 use crate::plan::{Plan, Shape};
 use crate::run::{BrokerFindings, Findings};
 use crate::schedule::{Rate, Spacing};
@@ -40,6 +41,7 @@ pub(crate) struct Report {
     pub(crate) latency: LatencyReport,
     pub(crate) generator: Generator,
     pub(crate) brokers: Vec<BrokerReport>,
+    pub(crate) kernel: KernelReport,
     pub(crate) series: Vec<SecondReport>,
 }
 
@@ -158,12 +160,18 @@ pub(crate) struct Generator {
 /// One thread in the window.
 #[derive(Debug, Serialize)]
 pub(crate) struct ThreadReport {
+    /// `epoll` or `io_uring`.
+    pub(crate) io: String,
     /// Of a core, 0 to 1.
     pub(crate) cpu: f64,
     /// Of the time, ready to run while another had the core; null where the kernel does not say.
     pub(crate) waited: Option<f64>,
     pub(crate) reads: u64,
     pub(crate) full_reads: u64,
+    /// QUIC's, in and out.
+    pub(crate) datagrams: u64,
+    /// Of these, what our own sockets and buffers had no room for.
+    pub(crate) dropped: u64,
 }
 
 /// One watched process.
@@ -190,6 +198,21 @@ pub(crate) struct BrokerReport {
     pub(crate) resident_per_connection: Option<f64>,
     /// User and system time from before the first connection to the beginning of the window.
     pub(crate) cpu_ramp_s: f64,
+    /// The same, by connection.
+    pub(crate) cpu_us_per_connection: Option<f64>,
+}
+
+/// The kernel's memory for sockets, of the whole machine: both ends, if the broker is on it, and whatever else it did meanwhile.
+#[derive(Debug, Serialize)]
+pub(crate) struct KernelReport {
+    /// Before the first connection.
+    pub(crate) before: KernelMemory,
+    /// At the end of the window.
+    pub(crate) to: KernelMemory,
+    /// What slabs (sockets and their files among them) have grown by, per connection; null without connections.
+    pub(crate) slab_per_connection: Option<f64>,
+    /// The same of the sockets' buffers.
+    pub(crate) buffers_per_connection: Option<f64>,
 }
 
 /// One second.
@@ -232,6 +255,7 @@ impl Report {
             latency: latency(findings, &counts),
             generator: generator(findings),
             brokers: findings.brokers.iter().map(|broker| broker_report(broker, findings)).collect(),
+            kernel: kernel_report(findings),
             series: findings.series.seconds().iter().map(second_report).collect(),
             foreign: findings.links.foreign,
             counts,
@@ -366,11 +390,15 @@ fn generator(findings: &Findings) -> Generator {
         threads: findings
             .efforts
             .iter()
-            .map(|effort| ThreadReport {
+            .zip(&findings.backends)
+            .map(|(effort, io)| ThreadReport {
+                io: io.to_string(),
                 cpu: share(effort.cpu, effort.wall),
                 waited: effort.waited.map(|waited| share(waited, effort.wall)),
                 reads: effort.reads,
                 full_reads: effort.full_reads,
+                datagrams: effort.datagrams,
+                dropped: effort.dropped,
             })
             .collect(),
         lag: HistogramReport::new(&findings.record.lag),
@@ -383,11 +411,11 @@ fn generator(findings: &Findings) -> Generator {
 }
 
 fn broker_report(broker: &BrokerFindings, findings: &Findings) -> BrokerReport {
-    let before = broker.before;
-    let from = broker.from.unwrap_or(before);
-    let to = broker.to.unwrap_or(from);
+    let before = &broker.before;
+    let from = broker.from.as_ref().unwrap_or(before);
+    let to = broker.to.as_ref().unwrap_or(from);
     let (user, system) = (to.user_s - from.user_s, to.system_s - from.system_s);
-    let (cpu, length) = (user + system, seconds(findings.measured));
+    let (cpu, length) = (to.cpu_since(from), seconds(findings.measured));
     let arrived = if broker.to.is_some() { broker.arrived } else { 0 };
     let (ready, grown) = (findings.links.ready, to.resident.saturating_sub(before.resident));
     BrokerReport {
@@ -406,7 +434,20 @@ fn broker_report(broker: &BrokerFindings, findings: &Findings) -> BrokerReport {
         cpu_us_per_delivery: (arrived > 0).then(|| cpu * 1e6 / arrived as f64),
         deliveries_per_cpu_s: (cpu > 0.0 && arrived > 0).then(|| arrived as f64 / cpu),
         resident_per_connection: (ready > 0).then(|| grown as f64 / ready as f64),
-        cpu_ramp_s: from.user_s + from.system_s - before.user_s - before.system_s,
+        cpu_ramp_s: from.cpu_since(before),
+        cpu_us_per_connection: (ready > 0).then(|| from.cpu_since(before) * 1e6 / ready as f64),
+    }
+}
+
+fn kernel_report(findings: &Findings) -> KernelReport {
+    let (before, to) = findings.kernel;
+    let ready = findings.links.ready;
+    let each = |from: u64, to: u64| (ready > 0).then(|| (to as f64 - from as f64) / ready as f64);
+    KernelReport {
+        before,
+        to,
+        slab_per_connection: each(before.slab, to.slab),
+        buffers_per_connection: each(before.buffers(), to.buffers()),
     }
 }
 

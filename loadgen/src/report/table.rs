@@ -44,7 +44,9 @@ fn heading(report: &Report, text: &mut String) {
         }
     }
     let threads = if asked.threads == 1 { "thread" } else { "threads" };
-    let _ = writeln!(text, ", {} {threads}\n", asked.threads);
+    let mut backends: Vec<_> = report.generator.threads.iter().map(|thread| thread.io.as_str()).collect();
+    backends.dedup();
+    let _ = writeln!(text, ", {} {threads} on {}\n", asked.threads, backends.join(" and "));
 }
 
 fn warnings(report: &Report, colours: bool, text: &mut String) {
@@ -198,7 +200,34 @@ fn brokers(report: &Report, text: &mut String) {
         ]);
     }
     table(&rows, text);
+    if report.configuration.publishers == 0 {
+        connecting(report, text);
+    }
     text.push('\n');
+}
+
+/// What connections alone have cost.
+fn connecting(report: &Report, text: &mut String) {
+    for broker in &report.brokers {
+        if let Some(us) = broker.cpu_us_per_connection {
+            let _ = writeln!(
+                text,
+                "  {}: {us:.0} µs of CPU for each connection until the load began",
+                broker.name
+            );
+        }
+    }
+    if let (Some(slab), Some(buffers)) =
+        (report.kernel.slab_per_connection, report.kernel.buffers_per_connection)
+    {
+        // Less than before: something else of the machine has been freed.
+        let figure = |each: f64| bytes(each.max(0.0) as u64);
+        let (slab, buffers) = (figure(slab), figure(buffers));
+        let _ = writeln!(
+            text,
+            "  kernel, whole machine: {slab} of slabs and {buffers} of socket buffers for each connection"
+        );
+    }
 }
 
 fn outcome(report: &Report, colours: bool, text: &mut String) {
@@ -226,12 +255,12 @@ fn histogram_row(name: String, histogram: &HistogramReport) -> Vec<String> {
     [name, count(histogram.count)].into_iter().chain(figures.map(latency)).collect()
 }
 
-fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
+pub(crate) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).into()
 }
 
 /// Writes rows of equal length: the first column to the left, the others to the right.
-fn table(rows: &[Vec<String>], text: &mut String) {
+pub(crate) fn table(rows: &[Vec<String>], text: &mut String) {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();

@@ -30,6 +30,14 @@ pub(super) enum Stage {
     Ended,
 }
 
+/// Bytes that a client has been handed in one turn.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Share {
+    /// The turn of the last read.
+    pub(super) turn: Option<u64>,
+    pub(super) bytes: usize,
+}
+
 pub(super) struct Client {
     pub(super) core: Core,
     pub(super) number: u32,
@@ -41,6 +49,7 @@ pub(super) struct Client {
     /// Bytes that the core did not take, because its own answers wait to be written; reading pauses meanwhile.
     pub(super) held: BytesMut,
     pub(super) paused: bool,
+    pub(super) share: Share,
     /// Why the transport failed has been counted.
     pub(super) explained: bool,
     /// When it was meant to be connected.
@@ -61,6 +70,7 @@ impl Client {
             dirty: false,
             held: BytesMut::new(),
             paused: false,
+            share: Share::default(),
             explained: false,
             meant_at: 0,
             was_ready: false,

@@ -9,7 +9,7 @@ use std::time::Instant;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use quelea_mqtt::ReasonCode;
-use quelea_udp_io::DoorId;
+use quelea_udp_io::{Backend, DoorId};
 
 use super::client::{Client, Part, Stage};
 use super::publisher::{Hold, Publisher};
@@ -71,9 +71,9 @@ pub(super) struct Floor {
     start: Nanos,
     /// The first input of this turn came at.
     pub(super) input_at: Option<Nanos>,
-    /// Reads, and reads that filled the buffer.
-    pub(super) reads: (u64, u64),
-    pub(super) reads_in_window: (u64, u64),
+    /// Turns so far.
+    pub(super) turn: u64,
+    pub(super) reads: Reads,
     pub(super) record: Record,
     pub(super) second: RunningSecond,
     pub(super) links: Links,
@@ -87,6 +87,15 @@ pub(super) struct Totals {
     pub(super) confirmed: u64,
     pub(super) arrived: u64,
     pub(super) received: u64,
+}
+
+/// What has been read: a door counts once in a turn, and so does a datagram.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reads {
+    pub(super) in_turn: u64,
+    pub(super) all: u64,
+    /// Doors that had at least a whole share of bytes for a turn: more may have been waiting.
+    pub(super) full: u64,
 }
 
 /// The second under way.
@@ -124,8 +133,8 @@ impl Floor {
             window: Window { from: u64::MAX, to: u64::MAX },
             start: 0,
             input_at: None,
-            reads: (0, 0),
-            reads_in_window: (0, 0),
+            turn: 0,
+            reads: Reads::default(),
             record: Record::new(),
             second: RunningSecond {
                 number: 0,
@@ -297,8 +306,11 @@ impl Floor {
         if let Some(input_at) = self.input_at
             && self.window.contains(input_at)
         {
-            self.record.turn.saturating_record((done - input_at).max(1));
+            // A long turn delays all that is read in it: many messages in a few long turns are many delayed messages.
+            self.record.turn.saturating_record_n((done - input_at).max(1), self.reads.in_turn.max(1));
         }
+        self.reads.in_turn = 0;
+        self.turn += 1;
     }
 
     pub(super) fn publish_board(&self) {
@@ -322,7 +334,7 @@ impl Floor {
         }
     }
 
-    pub(super) fn finish(mut self) -> Outcome {
+    pub(super) fn finish(mut self, io: Backend) -> Outcome {
         for publisher in &mut self.publishers {
             count_unsent(publisher, self.window.to);
         }
@@ -336,6 +348,7 @@ impl Floor {
             publishers: self.publishers.iter().map(|one| (one.number, one.qos, one.counts)).collect(),
             receivers: self.receivers.iter().map(|one| (one.number, one.results())).collect(),
             links,
+            io,
             effort: super::Effort::default(),
         }
     }

@@ -10,7 +10,7 @@ use quelea_udp_io::{Closed, Datagram, DoorId, ListenerId, Sink};
 
 use super::READ_BUFFER_BYTES;
 use super::carrier::Carrier;
-use super::client::{Part, Stage};
+use super::client::{Part, Share, Stage};
 use super::floor::Floor;
 use crate::book::Arrival;
 use crate::clock::Nanos;
@@ -21,7 +21,8 @@ use crate::shared::Phase;
 impl Sink for Floor {
     fn datagram(&mut self, datagram: Datagram<'_>) {
         let instant = self.note_input();
-        self.reads.0 += 1;
+        self.reads.in_turn += 1;
+        self.reads.all += 1;
         if let Some(quic) = &mut self.quic {
             quic.handle_datagram(instant, &datagram);
         }
@@ -31,9 +32,8 @@ impl Sink for Floor {
 
     fn bytes(&mut self, door: DoorId, bytes: &[u8]) {
         let instant = self.note_input();
-        self.reads.0 += 1;
-        self.reads.1 += u64::from(bytes.len() == READ_BUFFER_BYTES);
         let Some(local) = self.client_of(door) else { return };
+        self.note_read(local, bytes.len());
         let Carrier::Stream(stream) = &mut self.clients[local].carrier else { return };
         if stream.layers.is_empty() {
             self.take(local, instant, bytes);
@@ -95,6 +95,19 @@ impl Floor {
             self.input_at = Some(self.clock.nanos_at(instant));
         }
         instant
+    }
+
+    /// A door is one read in a turn, in however many pieces io_uring brings it.
+    fn note_read(&mut self, local: usize, bytes: usize) {
+        let share = &mut self.clients[local].share;
+        if share.turn != Some(self.turn) {
+            *share = Share { turn: Some(self.turn), bytes: 0 };
+            self.reads.in_turn += 1;
+            self.reads.all += 1;
+        }
+        let was_full = share.bytes >= READ_BUFFER_BYTES;
+        share.bytes += bytes;
+        self.reads.full += u64::from(!was_full && share.bytes >= READ_BUFFER_BYTES);
     }
 
     /// Hands bytes of MQTT to a client, behind those that it holds.

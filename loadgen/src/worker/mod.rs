@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver as Incoming, Sender};
-use quelea_udp_io::{Doorbell, Ring, RingConfig};
+use quelea_udp_io::{Backend, Doorbell, Ring, RingConfig};
 
 use crate::clock::{Clock, Nanos, SECOND, thread_cpu};
 use crate::errors::Errors;
@@ -59,6 +59,8 @@ pub(crate) struct Outcome {
     /// By receiver of this thread: its number and its paths.
     pub(crate) receivers: Vec<(u32, Vec<PathResult>)>,
     pub(crate) links: Links,
+    /// What the ring stood on.
+    pub(crate) io: Backend,
     pub(crate) effort: Effort,
 }
 
@@ -108,6 +110,10 @@ pub(crate) struct Effort {
     /// Reads that filled the whole buffer: more was waiting.
     pub(crate) full_reads: u64,
     pub(crate) reads: u64,
+    /// Datagrams that came in and went out.
+    pub(crate) datagrams: u64,
+    /// Datagrams that our own sockets and buffers had no room for, which QUIC then repeats.
+    pub(crate) dropped: u64,
 }
 
 /// The ends of a thread's channels.
@@ -137,6 +143,10 @@ struct Reading {
     wall: Nanos,
     cpu: Nanos,
     waited: Option<Nanos>,
+    reads: u64,
+    full_reads: u64,
+    datagrams: u64,
+    dropped: u64,
 }
 
 impl Worker {
@@ -153,6 +163,7 @@ impl Worker {
     ) -> io::Result<Self> {
         let mut floor = Floor::new(plan, shared, clock, index);
         let config = RingConfig {
+            backend: plan.reach.io,
             doors_max: floor.clients.len() + DOORS_LINGERING_MAX,
             read_buffer_bytes: READ_BUFFER_BYTES,
             ..RingConfig::default()
@@ -229,19 +240,31 @@ impl Worker {
         }
         let window = self.floor.window;
         if self.effort.from.is_none() && now >= window.from {
-            self.effort.from = Some(Reading::now(now));
-            self.floor.reads = (0, 0);
+            self.effort.from = Some(self.reading(now));
         }
         if self.effort.to.is_none() && now >= window.to {
-            self.effort.to = Some(Reading::now(now));
-            self.floor.reads_in_window = self.floor.reads;
+            self.effort.to = Some(self.reading(now));
+        }
+    }
+
+    fn reading(&self, wall: Nanos) -> Reading {
+        let (counters, reads) = (self.ring.counters(), &self.floor.reads);
+        Reading {
+            wall,
+            cpu: thread_cpu(),
+            waited: runqueue_wait(),
+            reads: reads.all,
+            full_reads: reads.full,
+            datagrams: counters.datagrams_in + counters.datagrams_out,
+            dropped: counters.datagrams_overflowed
+                + counters.dropped_arena_full
+                + counters.dropped_no_buffers,
         }
     }
 
     fn finish(self) -> Outcome {
-        let reads = self.floor.reads_in_window;
         let counters = self.ring.counters().clone();
-        let mut outcome = self.floor.finish();
+        let mut outcome = self.floor.finish(self.ring.backend());
         outcome.links.bytes_in += counters.door_bytes_in + counters.datagram_bytes_in;
         outcome.links.bytes_out += counters.door_bytes_out + counters.datagram_bytes_out;
         if let (Some(from), Some(to)) = (self.effort.from, self.effort.to) {
@@ -249,17 +272,13 @@ impl Worker {
                 wall: to.wall - from.wall,
                 cpu: to.cpu - from.cpu,
                 waited: to.waited.zip(from.waited).map(|(to, from)| to - from),
-                reads: reads.0,
-                full_reads: reads.1,
+                reads: to.reads - from.reads,
+                full_reads: to.full_reads - from.full_reads,
+                datagrams: to.datagrams - from.datagrams,
+                dropped: to.dropped - from.dropped,
             };
         }
         outcome
-    }
-}
-
-impl Reading {
-    fn now(wall: Nanos) -> Self {
-        Self { wall, cpu: thread_cpu(), waited: runqueue_wait() }
     }
 }
 

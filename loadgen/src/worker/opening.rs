@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
 use quelea_udp_io::{Close, Ring};
+use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::carrier::{Carrier, Layers, Quic, Stream};
@@ -113,7 +114,7 @@ impl Floor {
 }
 
 fn words(error: &io::Error) -> String {
-    if error.raw_os_error() == Some(EADDRNOTAVAIL) {
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
         return "no local port is left: give more addresses by --bind".to_owned();
     }
     error.to_string()
@@ -128,11 +129,8 @@ fn connect(to: SocketAddr, from: Option<SocketAddr>) -> io::Result<TcpStream> {
     }
     match socket.connect(&SockAddr::from(to)) {
         Ok(()) => {}
-        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => {}
         Err(error) => return Err(error),
     }
     Ok(socket.into())
 }
-
-const EINPROGRESS: i32 = 115;
-const EADDRNOTAVAIL: i32 = 99;

@@ -30,6 +30,44 @@ fn every_door_counts_exactly_at_every_qos() {
 }
 
 #[test]
+fn both_back_ends_count_the_same() {
+    let Some(mosquitto) = Mosquitto::start() else { return };
+    for io in ["epoll", "io_uring"] {
+        if io == "io_uring" && !has_io_uring() {
+            println!("skipped: the kernel allows no io_uring here");
+            return;
+        }
+        for door in mosquitto.doors() {
+            let run = run(&format!(
+                "fan-out {door} --io {io} --publishers 3 --subscribers 3 --rate 300 --qos 0,1,2 {SHORT}"
+            ));
+            run.assert_good();
+            assert_eq!(run.json["generator"]["threads"][0]["io"], io);
+            for qos in 0..3 {
+                assert_eq!(
+                    (run.count(qos, "expected"), run.count(qos, "received")),
+                    (360, 360),
+                    "{io} {door}"
+                );
+            }
+        }
+        // More than the buffers of a turn hold, and messages larger than any of them.
+        let words = "pair {} --rate 200 --payload 200KiB --qos 1 --duration 500ms --warm-up 0s";
+        let run = run(&format!("{} --io {io}", words.replace("{}", &mosquitto.url())));
+        run.assert_good();
+        assert_eq!(run.count(1, "received"), 100, "{io}");
+    }
+}
+
+/// Asked of the generator itself, which says why not.
+fn has_io_uring() -> bool {
+    let mut command = command("conn mqtt://127.0.0.1:1 -n 1 --connect-rate 1k --hold 0s --io io_uring");
+    let output = command.output().expect("the binary is built");
+    let stderr = String::from_utf8(output.stderr).expect("text");
+    !stderr.contains("io_uring cannot be used")
+}
+
+#[test]
 fn every_shape_expects_what_it_must() {
     let Some(mosquitto) = Mosquitto::start() else { return };
     for (words, copies) in [

@@ -1,12 +1,10 @@
 //! How runs end: refused, failed, cut, interrupted.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::{Command, Stdio};
 
 use super::broker::Mosquitto;
 use super::proxy::{Trouble, proxy};
-use super::{finish, loud_command, run};
+use super::{run, under_way};
 
 #[test]
 fn wrong_usage_is_refused_with_2() {
@@ -18,6 +16,9 @@ fn wrong_usage_is_refused_with_2() {
         "pair mqtt://127.0.0.1 --payload 23",
         "pair mqtts://127.0.0.1 --cafile /no/such/file",
         "conn mqtt://127.0.0.1 -n 40k",
+        "conn mqtt://127.0.0.1 --io kqueue",
+        "self-test --rate max",
+        "self-test --payload 1MiB",
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_quelea-load"))
             .args(words.split_whitespace())
@@ -70,12 +71,12 @@ fn with_reconnect_a_session_goes_on_and_loses_nothing() {
 fn a_broker_that_dies_is_reported() {
     let Some(mut mosquitto) = Mosquitto::start() else { return };
     let url = mosquitto.url();
-    let child = under_way(&format!(
+    let load = under_way(&format!(
         "fan-out {url} --subscribers 5 --rate 100 --duration 20s --warm-up 0s --drain 200ms"
     ));
     mosquitto.kill();
-    interrupt(child.id());
-    let run = finish(child, "a run whose broker dies");
+    load.signal("INT");
+    let run = load.finish("a run whose broker dies");
     assert_eq!(run.figure("/connections/lost"), 6, "{:#}", run.without_encodings());
     assert_eq!(run.code, 1);
 }
@@ -83,9 +84,9 @@ fn a_broker_that_dies_is_reported() {
 #[test]
 fn a_signal_ends_the_run_early_and_the_report_is_still_made() {
     let Some(mosquitto) = Mosquitto::start() else { return };
-    let child = under_way(&format!("pair {} --rate 100 --qos 1 --duration 1h --warm-up 0s", mosquitto.url()));
-    interrupt(child.id());
-    let run = finish(child, "a run that is interrupted");
+    let load = under_way(&format!("pair {} --rate 100 --qos 1 --duration 1h --warm-up 0s", mosquitto.url()));
+    load.signal("INT");
+    let run = load.finish("a run that is interrupted");
     assert_eq!(run.json["outcome"]["interrupted"], true);
     assert!((90..3000).contains(&run.count(1, "received")), "{}", run.count(1, "received"));
     assert_eq!(run.count(1, "lost"), 0);
@@ -104,19 +105,4 @@ fn connections_are_held() {
     assert_eq!(run.figure("/connections/ready"), 50);
     assert_eq!(run.figure("/connections/connect/count"), 50);
     assert!(!run.json["connections"]["connect"]["hdr"].as_str().expect("an encoding").is_empty());
-}
-
-/// A run that has shown its first second.
-fn under_way(words: &str) -> Child {
-    let mut child = loud_command(words).spawn().expect("the binary is built");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(lines.any(|line| line.contains("published")), "it ended before its first second");
-    // Whoever writes into a full pipe stands still.
-    thread::spawn(move || lines.for_each(drop));
-    child
-}
-
-fn interrupt(pid: u32) {
-    let sent = Command::new("kill").args(["-INT", &pid.to_string()]).status().expect("kill is there");
-    assert!(sent.success());
 }

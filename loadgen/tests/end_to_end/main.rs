@@ -7,8 +7,11 @@ mod ends;
 mod fake;
 mod lateness;
 mod proxy;
+mod self_test;
 
-use std::process::{Child, Command, Stdio};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
 
 use serde_json::Value;
 
@@ -22,7 +25,10 @@ struct Run {
 /// The binary with these words, without progress, and its document on standard output.
 fn command(words: &str) -> Command {
     let mut command = loud_command(words);
-    command.arg("--quiet");
+    // A self-test shows no progress in any case.
+    if !words.starts_with("self-test") {
+        command.arg("--quiet");
+    }
     command
 }
 
@@ -41,12 +47,54 @@ fn run(words: &str) -> Run {
 fn finish(child: Child, words: &str) -> Run {
     let output = child.wait_with_output().expect("our own child");
     let stderr = String::from_utf8(output.stderr).expect("text");
-    let json = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|error| panic!("{words}: no document ({error}): {stderr}"));
-    Run { code: output.status.code().expect("it ended by itself"), json, stderr }
+    Run::new(output.status, &output.stdout, stderr, words)
+}
+
+/// A run that lasts while a test does something else.
+struct UnderWay {
+    child: Child,
+    /// Takes what it says from its first second on: whoever writes into a full pipe stands still.
+    stderr: JoinHandle<String>,
+}
+
+/// A run that has shown its first second.
+fn under_way(words: &str) -> UnderWay {
+    let mut child = loud_command(words).spawn().expect("the binary is built");
+    let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    while !line.contains("published") {
+        line.clear();
+        assert!(stderr.read_line(&mut line).expect("text") > 0, "{words}: it ended before its first second");
+    }
+    let rest = move || {
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).expect("text");
+        text
+    };
+    UnderWay { child, stderr: thread::spawn(rest) }
+}
+
+impl UnderWay {
+    fn signal(&self, name: &str) {
+        let (signal, pid) = (format!("-{name}"), self.child.id().to_string());
+        let sent = Command::new("kill").args([signal, pid]).status().expect("kill is there");
+        assert!(sent.success());
+    }
+
+    fn finish(self, words: &str) -> Run {
+        let output = self.child.wait_with_output().expect("our own child");
+        let stderr = self.stderr.join().expect("a reader that ends with its pipe");
+        Run::new(output.status, &output.stdout, stderr, words)
+    }
 }
 
 impl Run {
+    fn new(status: ExitStatus, stdout: &[u8], stderr: String, words: &str) -> Self {
+        let json = serde_json::from_slice(stdout)
+            .unwrap_or_else(|error| panic!("{words}: no document ({error}): {stderr}"));
+        Self { code: status.code().expect("it ended by itself"), json, stderr }
+    }
+
     /// The figure at `pointer` (RFC 6901).
     fn figure(&self, pointer: &str) -> u64 {
         let value = self.json.pointer(pointer).and_then(Value::as_u64);
