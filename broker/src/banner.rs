@@ -18,17 +18,15 @@ pub fn banner(broker: &RunningBroker) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<15} {value}");
     };
-    for address in broker.quic_addresses() {
-        line("MQTT over QUIC", &format!("{address} (UDP, ALPN mqtt)"));
-    }
     for served in broker.listeners() {
         let address = match served.transport {
+            Transport::Quic => format!("{} (UDP, ALPN mqtt)", served.address),
             Transport::Tcp | Transport::Tls => served.address.to_string(),
             Transport::Ws | Transport::Wss => {
                 format!("{}://{}{}", served.transport.name(), served.address, served.path)
             }
         };
-        line(Service::Stream(served.transport).name(), &address);
+        line(Service::Mqtt(served.transport).name(), &address);
     }
     for address in broker.admin_addresses() {
         line("Metrics", &format!("http://{address}/metrics"));

@@ -16,20 +16,20 @@ use std::time::{Instant, SystemTime};
 
 use quelea_router::{ShardId, SleepFlags, mesh};
 use quelea_shard::ShardParts;
-use quelea_shard::door::DoorKind;
-use quelea_shard::quic::{Quic, QuicKeys, QuicSettings, QuicTls};
+use quelea_shard::quic::{Quic, QuicKeys, QuicListenerId, QuicSettings};
 use quelea_udp_io::{Choice, Doorbell, RingConfig};
 
 use crate::admin::{Admin, AdminError, Board, Node, Phase, Shown};
-use crate::certificate::{Certificate, CertificateError, CurrentCertificate};
+use crate::certificate::{Certificate, CertificateError};
 use crate::config::{Config, ConfigError, Shards, Transport};
-use crate::doors::{Reloaded, Secrets, check_files};
 use crate::driver::DriverParts;
+use crate::entrances::{Entrances, QuicEntrance, check_files, entrances};
 use crate::listeners::{Bound, ListenError, ServedListener, Service, SocketError, bind};
-use crate::shard_thread::{ShardThreads, ThreadParts, cores_for, order_channel};
+use crate::secrets::{Reloaded, Secrets};
+use crate::shard_thread::{Names, ShardThreads, ThreadParts, cores_for, order_channel};
 use crate::sizing;
 use crate::state_dir::{StateDir, StateError, default_path};
-use crate::{figures, limits, memory, tls};
+use crate::{figures, limits, memory};
 
 /// Starts brokers.
 #[derive(Debug)]
@@ -41,8 +41,7 @@ pub struct RunningBroker {
     threads: ShardThreads,
     admin: Admin,
     shown: Arc<Shown>,
-    quic: Vec<SocketAddr>,
-    streams: Vec<ServedListener>,
+    served: Vec<ServedListener>,
     secrets: Secrets,
     state: StateDir,
     config: Config,
@@ -107,59 +106,48 @@ impl Broker {
         note_few_files(&config, limits::raise_open_files());
         let shards = shards_of(&config);
         let state = StateDir::open(&data_dir(&config)?).map_err(StartError::State)?;
-        let streams = config.placed_listeners();
-        let mut secrets = Secrets::load(&config, &streams, &state)?;
-        let kinds = secrets.door_kinds(&config, &streams, &state, shards)?;
+        let listeners = config.placed_listeners();
+        let mut secrets = Secrets::load(&config, &listeners, &state)?;
+        let entrances = entrances(&config, &listeners, shards, &mut secrets, &state)?;
         let keys = node_keys(&state)?;
-        let bound = bind(&config, &streams, shards, &ring_config(&config, shards)?, keys.quic.steering_key);
+        let bound = bind(&listeners, shards, &ring_config(&config, shards)?, keys.quic.steering_key);
         let bound = bound.map_err(|error| match error {
             SocketError::Listen(error) => StartError::Listen(error),
             SocketError::Ring(error) => StartError::Io { what: "set up sockets", error },
         })?;
         let memory_ceiling_bytes = memory::ceiling(config.broker.memory_max);
         let board = Arc::new(Board::new(figures::descriptors(), shards, Instant::now()));
-        let node = Node {
-            started: SystemTime::now(),
-            memory_ceiling_bytes,
-            certificates: secrets.certificates().into(),
-        };
+        let node =
+            Node { started: SystemTime::now(), memory_ceiling_bytes, certificates: secrets.certificates() };
         let shown = Arc::new(Shown { board: Arc::clone(&board), node });
         let admin = start_admin(&config, &shown)?;
-        let (quic, streams) = (bound.quic.clone(), bound.streams.clone());
-        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, kinds, board };
-        let threads = plan.start_threads(bound, secrets.own())?;
+        let served = bound.served.clone();
+        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, entrances, board };
+        let threads = plan.start_threads(bound)?;
         shown.board.set_publisher(threads.publisher());
-        Ok(RunningBroker { threads, admin, shown, quic, streams, secrets, state, config, shards })
+        Ok(RunningBroker { threads, admin, shown, served, secrets, state, config, shards })
     }
 
-    /// Checks what `config` names outside of itself: certificate files. Serves nothing and writes nothing.
-    ///
-    /// # Errors
-    /// A broken rule, or a certificate that cannot be used.
-    pub fn check(config: &Config) -> Result<(), StartError> {
-        config.validate().map_err(StartError::Config)?;
-        check_files(config).map_err(StartError::Certificate)
+    /// Everything that is wrong with the files that `config` names: certificates, keys, authorities. Serves nothing and
+    /// writes nothing; [`Config::validate`] says the rest.
+    #[must_use]
+    pub fn check_files(config: &Config) -> Vec<CertificateError> {
+        check_files(config)
     }
 }
 
 impl RunningBroker {
-    /// Where MQTT over QUIC is served (UDP), with real ports.
-    #[must_use]
-    pub fn quic_addresses(&self) -> &[SocketAddr] {
-        &self.quic
-    }
-
-    /// Where MQTT over byte streams is served, with real ports: the listeners of the sections first.
+    /// Where MQTT is served, with real ports: the listeners of the sections first.
     #[must_use]
     pub fn listeners(&self) -> &[ServedListener] {
-        &self.streams
+        &self.served
     }
 
     /// Where one transport is served, with real ports.
     #[must_use]
     pub fn addresses(&self, transport: Transport) -> Vec<SocketAddr> {
-        let streams = self.streams.iter().filter(|served| served.transport == transport);
-        streams.map(|served| served.address).collect()
+        let served = self.served.iter().filter(|served| served.transport == transport);
+        served.map(|served| served.address).collect()
     }
 
     /// Where `/metrics` and `/healthz` are served, with real ports.
@@ -225,7 +213,7 @@ impl RunningBroker {
 impl fmt::Debug for RunningBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("RunningBroker");
-        shown.field("shards", &self.shards).field("quic", &self.quic).field("streams", &self.streams);
+        shown.field("shards", &self.shards).field("served", &self.served);
         shown.finish_non_exhaustive()
     }
 }
@@ -243,29 +231,22 @@ struct Plan<'a> {
     shards: usize,
     memory_ceiling_bytes: u64,
     keys: NodeKeys,
-    kinds: Vec<DoorKind>,
+    entrances: Entrances,
     board: Arc<Board>,
 }
 
 impl Plan<'_> {
-    fn start_threads(
-        self,
-        bound: Bound,
-        certificate: Option<&Arc<CurrentCertificate>>,
-    ) -> Result<ShardThreads, StartError> {
+    fn start_threads(self, bound: Bound) -> Result<ShardThreads, StartError> {
         let settings = sizing::shard_settings(self.config, self.shards, self.memory_ceiling_bytes);
         let quic_settings = sizing::quic_settings(self.config, self.shards);
-        let tls = certificate.map(|certificate| quic_tls(Arc::clone(certificate))).transpose()?;
         let mailboxes = mesh(self.shards, sizing::mesh_config(&settings));
         let bells: Arc<[Doorbell]> = bound.shards.iter().map(|shard| shard.ring.doorbell()).collect();
+        let names = names_of(&bound.served);
         let sleep = SleepFlags::new(self.shards);
         let cores = if self.config.broker.pin_shards { cores_for(self.shards) } else { Vec::new() };
         let mut threads = ShardThreads::new();
         for (index, (sockets, mailbox)) in bound.shards.into_iter().zip(mailboxes).enumerate() {
-            let quic = match &tls {
-                Some(tls) => Some(self.quic(index, &quic_settings, Arc::clone(tls))?),
-                None => None,
-            };
+            let quic = self.quic(index, &quic_settings)?;
             let shard = ShardParts {
                 id: ShardId::from_index(index),
                 shards: self.shards,
@@ -285,7 +266,8 @@ impl Plan<'_> {
             let parts = ThreadParts {
                 settings: settings.clone(),
                 shard,
-                kinds: self.kinds.clone(),
+                kinds: self.entrances.doors.clone(),
+                names: names.clone(),
                 driver,
                 sleep: sleep.clone(),
                 board: Arc::clone(&self.board),
@@ -297,9 +279,26 @@ impl Plan<'_> {
         Ok(threads)
     }
 
-    fn quic(&self, index: usize, settings: &QuicSettings, tls: Arc<QuicTls>) -> Result<Quic, StartError> {
-        Ok(Quic::new(settings, &self.keys.quic, tls, index, self.shards, random()?))
+    /// The QUIC half of a shard, with every listener; `None` without one.
+    fn quic(&self, index: usize, settings: &QuicSettings) -> Result<Option<Quic>, StartError> {
+        let Some((first, others)) = self.entrances.quic.split_first() else { return Ok(None) };
+        let tls = Arc::clone(&first.tls);
+        let mut quic = Quic::new(settings, &self.keys.quic, tls, index, self.shards, random()?);
+        quic.limit_listener(QuicListenerId::FIRST, first.limits);
+        for QuicEntrance { tls, limits } in others {
+            let listener = quic.add_listener(Arc::clone(tls));
+            quic.limit_listener(listener, *limits);
+        }
+        Ok(Some(quic))
     }
+}
+
+fn names_of(served: &[ServedListener]) -> Names {
+    let names = |is_quic: bool| {
+        let served = served.iter().filter(|served| served.transport.is_quic() == is_quic);
+        served.map(ToString::to_string).collect()
+    };
+    Names { quic: names(true), doors: names(false) }
 }
 
 fn shards_of(config: &Config) -> usize {
@@ -326,11 +325,6 @@ fn data_dir(config: &Config) -> Result<PathBuf, StartError> {
         Some(path) => Ok(path.clone()),
         None => default_path(|name| std::env::var_os(name)).map_err(StartError::State),
     }
-}
-
-fn quic_tls(certificate: Arc<CurrentCertificate>) -> Result<Arc<QuicTls>, StartError> {
-    let config = tls::server_config(certificate).map_err(|error| StartError::Tls(error.to_string()))?;
-    QuicTls::new(config).map_err(|error| StartError::Tls(error.to_string()))
 }
 
 /// Reset and token keys outlive the process, so that a restarted broker can reset the connections of the one before;
@@ -360,7 +354,8 @@ fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, StartError>
 /// Clients beyond the limit of open files would wait in the kernel without a word.
 fn note_few_files(config: &Config, files: Option<u64>) {
     let wanted = u64::from(config.broker.connections_max);
-    if let Some(files) = files.filter(|files| *files < wanted && !config.placed_listeners().is_empty()) {
+    let has_streams = config.placed_listeners().iter().any(|placed| !placed.listener.transport.is_quic());
+    if let Some(files) = files.filter(|files| *files < wanted && has_streams) {
         tracing::debug!(
             open_files_max = files,
             connections_max = wanted,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigError, Loaded, Origin, Override, load};
+use crate::config::{ConfigError, Loaded, Origin, Override, Reading, load, read};
 
 /// An MQTT broker whose first transport is QUIC.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
@@ -84,8 +84,8 @@ pub enum Command {
 pub enum Errand {
     /// Serve until told to stop.
     Serve(Loaded),
-    /// Say whether it could serve.
-    Check(Loaded),
+    /// Say what keeps it from serving, if anything does.
+    Check(Reading),
     /// Print the effective settings.
     PrintConfig(Loaded),
 }
@@ -113,11 +113,14 @@ impl Arguments {
         self,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Errand, ConfigError> {
-        let loaded = load(self.config.as_deref(), environment, self.overrides())?;
+        let (file, overrides) = (self.config.as_deref(), self.overrides());
+        if matches!(self.command, Some(Command::Check)) {
+            return Ok(Errand::Check(read(file, environment, overrides)));
+        }
+        let loaded = load(file, environment, overrides)?;
         Ok(match self.command {
-            Some(Command::Check) => Errand::Check(loaded),
-            None if self.print_config => Errand::PrintConfig(loaded),
-            None => Errand::Serve(loaded),
+            _ if self.print_config => Errand::PrintConfig(loaded),
+            _ => Errand::Serve(loaded),
         })
     }
 
@@ -162,8 +165,9 @@ mod tests {
     #[test]
     fn options_may_stand_before_and_after_the_command() {
         for words in [["--tcp-listen", "127.0.0.1:9", "check"], ["check", "--tcp-listen", "127.0.0.1:9"]] {
-            let Ok(Errand::Check(loaded)) = resolve(&words) else { panic!("{words:?}") };
-            assert_eq!(loaded.config.tcp.listen, ["127.0.0.1:9".parse().unwrap()]);
+            let Ok(Errand::Check(reading)) = resolve(&words) else { panic!("{words:?}") };
+            assert_eq!(reading.problems, []);
+            assert_eq!(reading.loaded.config.tcp.listen, ["127.0.0.1:9".parse().unwrap()]);
         }
     }
 

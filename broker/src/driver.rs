@@ -9,7 +9,7 @@
 //! Invariants: no wait is longer than the time to the next publication of counters, so a shard's heartbeat never stops;
 //! an order is sent before the bell is rung for it, so it is seen at the next wake.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use bytes::BytesMut;
 use crossbeam_channel::{Receiver, Sender};
 use quelea_router::ShardSet;
 use quelea_shard::door::DoorKindId;
-use quelea_shard::quic::{Path, Transmit};
+use quelea_shard::quic::{Path, QuicListenerId, Transmit};
 use quelea_shard::turn::Driver;
 use quelea_shard::{
     Action, Completion, DoorAction, DoorEnd, DoorId as ShardDoor, Order, Permissions, Request, RequestId,
@@ -43,7 +43,8 @@ pub(crate) enum ShardOrder {
 /// One shard's side of the world.
 pub(crate) struct RingDriver {
     ring: Ring,
-    udp: Vec<(UdpId, IpAddr)>,
+    /// The sockets of the QUIC listeners, in their order.
+    udp: Vec<UdpId>,
     /// With what is spoken on each.
     listeners: Vec<(ListenerId, DoorKindId)>,
     bells: Arc<[Doorbell]>,
@@ -70,8 +71,8 @@ pub(crate) struct Asked {
 /// A ring with its sockets, and what its driver shares with others.
 pub(crate) struct DriverParts {
     pub(crate) ring: Ring,
-    /// The UDP sockets with the IP address that each is bound to.
-    pub(crate) udp: Vec<(UdpId, IpAddr)>,
+    /// The sockets of the QUIC listeners, in their order.
+    pub(crate) udp: Vec<UdpId>,
     pub(crate) listeners: Vec<ListenerId>,
     /// The bells of all shards, by index.
     pub(crate) bells: Arc<[Doorbell]>,
@@ -106,15 +107,6 @@ impl RingDriver {
             }
         }
     }
-
-    /// The socket that the other end knows us by: listeners of one family have addresses of their own, or there is one
-    /// for all addresses (a rule of the configuration).
-    fn udp_for(&self, transmit: &Transmit) -> UdpId {
-        let is_v4 = transmit.destination.is_ipv4();
-        let mut family = self.udp.iter().filter(|(_, bound)| bound.is_ipv4() == is_v4);
-        let exact = family.clone().find(|(_, bound)| Some(*bound) == transmit.source);
-        exact.or_else(|| family.next()).expect("its datagrams came by a socket of its family").0
-    }
 }
 
 impl Driver for RingDriver {
@@ -130,7 +122,7 @@ impl Driver for RingDriver {
             shard.handle_completion(now, id, answer);
             wait = Duration::ZERO;
         }
-        let mut input = Input { shard, listeners: &self.listeners, now: None, rung: false };
+        let mut input = Input { shard, udp: &self.udp, listeners: &self.listeners, now: None, rung: false };
         self.ring.poll(Some(wait), &mut input).expect("waiting on our own descriptors");
         if input.rung {
             self.take_orders(shard);
@@ -139,7 +131,7 @@ impl Driver for RingDriver {
 
     fn transmit(&mut self, transmit: &Transmit, contents: &[u8]) {
         self.ring.send(&Outgoing {
-            udp: self.udp_for(transmit),
+            udp: self.udp[transmit.listener.index()],
             destination: transmit.destination,
             source: transmit.source,
             ecn: transmit.ecn,
@@ -174,7 +166,8 @@ impl Driver for RingDriver {
 
     fn submit(&mut self, shard: &mut Shard) {
         self.ring.submit().expect("watching our own sockets");
-        self.ring.reap(&mut Input { shard, listeners: &self.listeners, now: None, rung: false });
+        let (udp, listeners) = (&self.udp, &self.listeners);
+        self.ring.reap(&mut Input { shard, udp, listeners, now: None, rung: false });
     }
 
     fn wake(&mut self, shards: ShardSet) {
@@ -187,6 +180,7 @@ impl Driver for RingDriver {
 /// Hands one batch of input to the shard. The clock is read once per batch, after the wait.
 struct Input<'a> {
     shard: &'a mut Shard,
+    udp: &'a [UdpId],
     listeners: &'a [(ListenerId, DoorKindId)],
     now: Option<Instant>,
     rung: bool,
@@ -200,7 +194,9 @@ impl Input<'_> {
 
 impl Sink for Input<'_> {
     fn datagram(&mut self, datagram: Datagram<'_>) {
-        let from = Path { peer: datagram.peer, local: datagram.local, ecn: datagram.ecn };
+        let known = self.udp.iter().position(|known| *known == datagram.udp);
+        let listener = QuicListenerId::from_index(known.expect("every UDP socket is a listener's"));
+        let from = Path { listener, peer: datagram.peer, local: datagram.local, ecn: datagram.ecn };
         let now = self.now();
         self.shard.handle_datagram(now, from, BytesMut::from(datagram.bytes));
     }

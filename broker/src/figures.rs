@@ -77,6 +77,7 @@ columns! { QUIC, quic_values, QuicCounters {
     bytes_in: "quic_bytes_in", "Bytes of QUIC datagrams handed to the shard";
     bytes_out: "quic_bytes_out", "Bytes of QUIC datagrams made by the shard";
     datagrams_foreign: "quic_datagrams_foreign", "Datagrams whose connection is another shard's";
+    datagrams_misplaced: "quic_datagrams_misplaced", "Datagrams dropped: their connection belongs to another listener";
     stateless_sent: "quic_stateless_sent", "Answers without a connection: version negotiation, Retry, refusal, reset";
     stateless_dropped: "quic_stateless_dropped", "Answers without a connection that found their queue full";
     initials: "quic_initials", "First packets of would-be connections";
@@ -86,6 +87,7 @@ columns! { QUIC, quic_values, QuicCounters {
     initials_prefix_full: "quic_initials_prefix_full", "First packets dropped because of their address prefix";
     refused_draining: "quic_refused_draining", "Connections refused while draining";
     refused_connections: "quic_refused_connections", "Connections refused at the maximum";
+    refused_listener: "quic_refused_listener", "Connections refused at the maximum of their listener";
     refused_prefix: "quic_refused_prefix", "Connections refused at the maximum of their address prefix";
     initials_expired: "quic_initials_expired", "First packets that waited longer than a handshake may last";
     handshakes_begun: "quic_handshakes_begun", "Handshakes begun";

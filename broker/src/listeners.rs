@@ -1,28 +1,26 @@
 //! The sockets that clients connect to: bound for all shards by one thread, in index order, before any shard runs.
 //!
 //! ```text
-//!   quic.listen A ─► socket 0, socket 1, …      shard 0: a ring with socket 0 of A, socket 0 of B, listener 0 of C
-//!   quic.listen B ─► socket 0, socket 1, …  ─►  shard 1: a ring with socket 1 of A, …
-//!   listener    C ─► listener 0, listener 1, …
+//!   QUIC listener A ─► socket 0, socket 1, …      shard 0: a ring with socket 0 of A, socket 0 of B, listener 0 of C
+//!   QUIC listener B ─► socket 0, socket 1, …  ─►  shard 1: a ring with socket 1 of A, …
+//!   TCP  listener C ─► listener 0, listener 1, …
 //! ```
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use quelea_udp_io::{
     BindError, ListenerId, Ring, RingConfig, SocketBuffers, Steering, UdpId, bind_tcp_group, bind_udp_group,
 };
 
-use crate::config::{Config, Placed, Transport};
+use crate::config::{Placed, Transport};
 
 /// What is served on an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
-    /// MQTT over QUIC.
-    Quic,
-    /// MQTT over a byte stream.
-    Stream(Transport),
+    /// MQTT.
+    Mqtt(Transport),
     /// Metrics and health over HTTP.
     Admin,
 }
@@ -32,11 +30,11 @@ impl Service {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::Quic => "MQTT over QUIC",
-            Self::Stream(Transport::Tcp) => "MQTT over TCP",
-            Self::Stream(Transport::Tls) => "MQTT over TLS",
-            Self::Stream(Transport::Ws) => "MQTT over WS",
-            Self::Stream(Transport::Wss) => "MQTT over WSS",
+            Self::Mqtt(Transport::Quic) => "MQTT over QUIC",
+            Self::Mqtt(Transport::Tcp) => "MQTT over TCP",
+            Self::Mqtt(Transport::Tls) => "MQTT over TLS",
+            Self::Mqtt(Transport::Ws) => "MQTT over WS",
+            Self::Mqtt(Transport::Wss) => "MQTT over WSS",
             Self::Admin => "metrics",
         }
     }
@@ -69,29 +67,36 @@ impl std::error::Error for ListenError {}
 /// One shard's ring with its sockets.
 pub(crate) struct ShardSockets {
     pub(crate) ring: Ring,
-    /// With the address that each is bound to.
-    pub(crate) udp: Vec<(UdpId, IpAddr)>,
-    /// In the order of the configuration's listeners.
+    /// In the order of the configuration's QUIC listeners.
+    pub(crate) udp: Vec<UdpId>,
+    /// In the order of its other listeners.
     pub(crate) listeners: Vec<ListenerId>,
 }
 
 /// Everything that is bound.
 pub(crate) struct Bound {
     pub(crate) shards: Vec<ShardSockets>,
-    /// With their real ports.
-    pub(crate) quic: Vec<SocketAddr>,
-    pub(crate) streams: Vec<ServedListener>,
+    pub(crate) served: Vec<ServedListener>,
 }
 
 /// A listener that is served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServedListener {
+    /// What it is called: its section, or its place in `[[listeners]]`.
+    pub name: String,
     /// What is spoken there.
     pub transport: Transport,
     /// Its address, with its real port.
     pub address: SocketAddr,
     /// The path of its WebSockets; empty where none are spoken.
     pub path: String,
+}
+
+/// As the log names it: `listeners[2] (quic [::]:14568)`.
+impl fmt::Display for ServedListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} {})", self.name, self.transport.name(), self.address)
+    }
 }
 
 /// Why the sockets are not to be had.
@@ -107,44 +112,44 @@ impl From<io::Error> for SocketError {
     }
 }
 
-/// Binds what `config` lists, for `shards` shards.
+/// Binds every listener, for `shards` shards.
 pub(crate) fn bind(
-    config: &Config,
-    streams: &[Placed],
+    listeners: &[Placed],
     shards: usize,
     sizes: &RingConfig,
     steering_key: [u8; 16],
 ) -> Result<Bound, SocketError> {
     let steering = Steering::new(steering_key, shards);
-    let mut bound = Bound { shards: Vec::with_capacity(shards), quic: Vec::new(), streams: Vec::new() };
+    let mut bound = Bound { shards: Vec::with_capacity(shards), served: Vec::new() };
     for _ in 0..shards {
         let ring = Ring::new(sizes)?;
         bound.shards.push(ShardSockets { ring, udp: Vec::new(), listeners: Vec::new() });
     }
-    let refused = |service, key: &str| {
-        let key = key.to_owned();
-        move |error| SocketError::Listen(ListenError { service, key, error })
-    };
-    for &address in &config.quic.listen {
-        let group = bind_udp_group(address, shards, &steering, SocketBuffers::default());
-        let group = group.map_err(refused(Service::Quic, "quic.listen"))?;
-        bound.quic.push(group[0].local_addr()?);
-        for (shard, socket) in bound.shards.iter_mut().zip(group) {
-            shard.udp.push((shard.ring.add_udp(socket)?, address.ip()));
-        }
-    }
-    for Placed { key, listener } in streams {
-        let group = bind_tcp_group(listener.listen, shards, BACKLOG);
-        let group = group.map_err(refused(Service::Stream(listener.transport), key))?;
-        let path = if listener.transport.has_websocket() { listener.path() } else { "" };
-        bound.streams.push(ServedListener {
-            transport: listener.transport,
-            address: group[0].local_addr()?,
-            path: path.to_owned(),
-        });
-        for (shard, listener) in bound.shards.iter_mut().zip(group) {
-            shard.listeners.push(shard.ring.add_listener(listener)?);
-        }
+    for placed in listeners {
+        let Placed { key, listener } = placed;
+        let transport = listener.transport;
+        let refused = |error| {
+            SocketError::Listen(ListenError { service: Service::Mqtt(transport), key: key.clone(), error })
+        };
+        let address = if transport.is_quic() {
+            let group = bind_udp_group(listener.listen, shards, &steering, SocketBuffers::default());
+            let group = group.map_err(refused)?;
+            let address = group[0].local_addr()?;
+            for (shard, socket) in bound.shards.iter_mut().zip(group) {
+                shard.udp.push(shard.ring.add_udp(socket)?);
+            }
+            address
+        } else {
+            let group = bind_tcp_group(listener.listen, shards, BACKLOG).map_err(refused)?;
+            let address = group[0].local_addr()?;
+            for (shard, socket) in bound.shards.iter_mut().zip(group) {
+                shard.listeners.push(shard.ring.add_listener(socket)?);
+            }
+            address
+        };
+        let path = if transport.has_websocket() { listener.path() } else { "" };
+        let (name, path) = (placed.name().to_owned(), path.to_owned());
+        bound.served.push(ServedListener { name, transport, address, path });
     }
     Ok(bound)
 }

@@ -13,8 +13,10 @@ use std::thread;
 
 use clap::Parser;
 use quelea::broker::{Broker, RunningBroker, StartError};
+use quelea::certificate::CertificateError;
 use quelea::cli::{Arguments, Errand};
-use quelea::config::{Config, Loaded, Transport};
+use quelea::config::{Config, ConfigError, Loaded, Origin, Problem, Reading, Transport};
+use quelea::secrets::{Exchanged, Refused, Reloaded, Secret};
 use quelea::{banner, logging};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,25 +34,37 @@ fn main() -> ExitCode {
     };
     match errand {
         Errand::PrintConfig(loaded) => print(&loaded.to_toml()),
-        Errand::Check(loaded) => check(&loaded),
+        Errand::Check(reading) => check(reading),
         Errand::Serve(loaded) => serve(&loaded),
     }
 }
 
-fn check(loaded: &Loaded) -> ExitCode {
-    match Broker::check(&loaded.config) {
-        Ok(()) => print("The configuration is valid.\n"),
-        Err(error) => refuse(&told(&error, loaded), REFUSED),
+/// Tells all that is wrong, in the configuration and in the files that it names.
+fn check(reading: Reading) -> ExitCode {
+    let Reading { loaded, mut problems } = reading;
+    problems.extend(Broker::check_files(&loaded.config).iter().map(|error| problem_of(error, &loaded)));
+    if problems.is_empty() {
+        return print("The configuration is valid.\n");
     }
+    refuse(&ConfigError { problems }.to_string(), REFUSED)
 }
 
 /// An error in words; one of a file that the configuration names with the place that names it.
 fn told(error: &StartError, loaded: &Loaded) -> String {
-    let problem = match error {
-        StartError::Certificate(error) => loaded.problem_of_file(&error.path, &error.what),
-        _ => None,
-    };
-    problem.map_or_else(|| error.to_string(), |problem| problem.to_string())
+    match error {
+        StartError::Certificate(error) => problem_of(error, loaded).to_string(),
+        _ => error.to_string(),
+    }
+}
+
+fn problem_of(error: &CertificateError, loaded: &Loaded) -> Problem {
+    let named = loaded.problem_of_file(&error.path, &error.what);
+    // Nobody has named the development certificate: it lies in the data directory.
+    named.unwrap_or_else(|| Problem {
+        origin: Origin::Program,
+        key: None,
+        what: format!("certificate: {error}"),
+    })
 }
 
 fn serve(loaded: &Loaded) -> ExitCode {
@@ -69,7 +83,7 @@ fn serve(loaded: &Loaded) -> ExitCode {
     let _ = print(&banner::banner(&broker));
     let addresses = |transport| broker.addresses(transport);
     tracing::info!(
-        quic = ?broker.quic_addresses(),
+        quic = ?addresses(Transport::Quic),
         tcp = ?addresses(Transport::Tcp),
         tls = ?addresses(Transport::Tls),
         ws = ?addresses(Transport::Ws),
@@ -97,15 +111,24 @@ fn obey(mut signals: Signals, broker: RunningBroker) -> ExitCode {
 
 fn reload(broker: &RunningBroker) {
     let reloaded = broker.reload();
-    if reloaded.certificates.is_empty() && reloaded.refused.is_empty() {
-        tracing::info!("nothing to load anew: no listener has a certificate");
+    for Exchanged { listeners, secret } in &reloaded.exchanged {
+        let listeners = listeners.join(", ");
+        match secret {
+            Secret::Certificate(certificate) => {
+                tracing::info!(listeners, fingerprint = certificate.fingerprint(), "certificate exchanged");
+            }
+            Secret::Authorities(file) => {
+                tracing::info!(listeners, file = %file.display(), "authorities of clients exchanged");
+            }
+        }
     }
-    for certificate in reloaded.certificates {
-        tracing::info!(fingerprint = certificate.fingerprint(), "certificate loaded anew");
+    for Refused { listeners, error } in &reloaded.refused {
+        let listeners = listeners.join(", ");
+        tracing::error!(listeners, %error, "cannot be loaded anew: what was in use before stays");
     }
-    for error in reloaded.refused {
-        tracing::error!(%error, "cannot be loaded anew: what was in use before stays");
-    }
+    let Reloaded { exchanged, unchanged, refused } = reloaded;
+    let (exchanged, refused) = (exchanged.len(), refused.len());
+    tracing::info!(exchanged, unchanged, refused, "certificates and authorities read again");
 }
 
 /// Drains on a thread of its own, so that a second signal is heard.

@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use quelea_router::SleepFlags;
-use quelea_shard::door::DoorKind;
+use quelea_shard::door::{DoorKind, DoorKindId};
 use quelea_shard::turn::Turn;
-use quelea_shard::{Settings, Shard, ShardParts};
+use quelea_shard::{Entrance, Settings, Shard, ShardParts};
 use quelea_udp_io::Doorbell;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
@@ -29,13 +29,21 @@ use crate::figures;
 pub(crate) struct ThreadParts {
     pub(crate) settings: Settings,
     pub(crate) shard: ShardParts,
-    /// What is spoken on each listener.
+    /// What is spoken on each listener for byte streams.
     pub(crate) kinds: Vec<DoorKind>,
+    pub(crate) names: Names,
     pub(crate) driver: DriverParts,
     pub(crate) sleep: SleepFlags,
     pub(crate) board: Arc<Board>,
     /// The core to stay on.
     pub(crate) core: Option<usize>,
+}
+
+/// What the log calls the listeners, in the order in which the shard has them.
+#[derive(Clone)]
+pub(crate) struct Names {
+    pub(crate) quic: Arc<[String]>,
+    pub(crate) doors: Arc<[String]>,
 }
 
 /// The running threads. Dropping them ends them at once.
@@ -66,6 +74,13 @@ const PUBLISH_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Time between two publications of the counters that nobody asks for: they are the shard's heartbeat.
 const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time between two looks at who was refused: each shard writes at most two lines in it, one for byte streams and one for
+/// QUIC. The counters tell how many there were.
+const REFUSALS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Letters of a reason that are written; where a client has given it, it may be as long as a packet.
+const REASON_CHARS_MAX: usize = 200;
 
 /// The channel by which a shard gets its orders.
 pub(crate) fn order_channel() -> (Sender<ShardOrder>, Receiver<ShardOrder>) {
@@ -156,6 +171,10 @@ struct ShardThread {
     sleep: SleepFlags,
     board: Arc<Board>,
     values: Vec<u64>,
+    /// What the shard calls the listeners for byte streams.
+    kinds: Vec<DoorKindId>,
+    names: Names,
+    refusals_at: Instant,
 }
 
 impl ShardThread {
@@ -165,10 +184,14 @@ impl ShardThread {
             pin(core);
         }
         let mut shard = Shard::new(parts.settings, parts.shard);
-        let kinds = parts.kinds.into_iter().map(|kind| shard.add_door_kind(kind)).collect();
+        let kinds: Vec<DoorKindId> = parts.kinds.into_iter().map(|kind| shard.add_door_kind(kind)).collect();
+        let now = Instant::now();
         Self {
             shard,
-            driver: RingDriver::new(parts.driver, kinds, Instant::now()),
+            driver: RingDriver::new(parts.driver, kinds.clone(), now),
+            kinds,
+            names: parts.names,
+            refusals_at: now,
             sleep: parts.sleep,
             board: parts.board,
             values: Vec::new(),
@@ -186,6 +209,9 @@ impl ShardThread {
 
     fn after_turn(&mut self) {
         let now = Instant::now();
+        if now >= self.refusals_at {
+            self.tell_refusals(now);
+        }
         if now >= self.driver.awake_by || !self.driver.asked.published.is_empty() {
             self.publish(now);
         }
@@ -200,11 +226,33 @@ impl ShardThread {
         }
     }
 
+    /// Writes down who was not let in, and why: the first since the last line of its kind.
+    fn tell_refusals(&mut self, now: Instant) {
+        while let Some(refusal) = self.shard.take_refusal() {
+            self.refusals_at = now + REFUSALS_INTERVAL;
+            let name = match refusal.entrance {
+                Entrance::Quic(listener) => self.names.quic.get(listener.index()),
+                Entrance::Door(kind) => {
+                    self.kinds.iter().position(|known| *known == kind).and_then(|at| self.names.doors.get(at))
+                }
+            };
+            let why = readable(&refusal.why);
+            let (peer, others) = (refusal.peer, refusal.others);
+            tracing::info!(listener = name, %peer, why, others, "a client was refused");
+        }
+    }
+
     fn publish(&mut self, now: Instant) {
         figures::read(&mut self.shard, self.driver.ring(), &mut self.values);
         self.board.publish(self.shard.id().index(), now, &self.values);
         self.driver.awake_by = now + PUBLISH_INTERVAL;
     }
+}
+
+/// One line of bounded length, whatever a client has put into it.
+fn readable(reason: &str) -> String {
+    let letters = reason.chars().take(REASON_CHARS_MAX);
+    letters.map(|letter| if letter.is_control() { char::REPLACEMENT_CHARACTER } else { letter }).collect()
 }
 
 /// Ends the process when a shard panics; the message has been printed by then.
@@ -233,5 +281,17 @@ fn pin(core: usize) {
     only.set(core);
     if let Err(error) = sched_setaffinity(None, &only) {
         tracing::warn!(core, %error, "a shard is not pinned to its core");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        assert_eq!(readable("peer sent no certificates"), "peer sent no certificates");
+        assert_eq!(readable("a\nb\x1b[1m"), "a\u{fffd}b\u{fffd}[1m");
+        assert_eq!(readable(&"é".repeat(1_000)).chars().count(), REASON_CHARS_MAX);
     }
 }

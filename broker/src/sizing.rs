@@ -6,11 +6,11 @@
 
 use quelea_mqtt::Limits;
 use quelea_router::MeshConfig;
-use quelea_shard::quic::QuicSettings;
+use quelea_shard::quic::{QuicListenerLimits, QuicSettings};
 use quelea_shard::{OnFull, OnSlow, Settings};
 use quelea_udp_io::{Backend, RingConfig};
 
-use crate::config::{self, Config, IoBackend};
+use crate::config::{self, Config, IoBackend, Listener};
 
 /// The limits of one of `shards` shards, where peers may cause `memory_bytes` on the whole node.
 pub(crate) fn shard_settings(config: &Config, shards: usize, memory_bytes: u64) -> Settings {
@@ -61,6 +61,34 @@ pub(crate) fn quic_settings(config: &Config, shards: usize) -> QuicSettings {
         connections_max: connections_max(config, shards),
         ..QuicSettings::default()
     }
+}
+
+/// What a QUIC listener takes on one of `shards` shards.
+pub(crate) fn quic_limits(config: &Config, listener: &Listener, shards: usize) -> QuicListenerLimits {
+    let part = |count: u32| (count as usize).div_ceil(shards);
+    let defaults = quic_settings(config, shards).listener_limits();
+    QuicListenerLimits {
+        connections_max: listener.connections_max.map_or(defaults.connections_max, part),
+        connections_per_prefix_max: listener
+            .connections_per_network_max
+            .map_or(defaults.connections_per_prefix_max, part),
+        handshakes_per_prefix_max: listener
+            .handshakes_per_network_max
+            .map_or(defaults.handshakes_per_prefix_max, part),
+    }
+}
+
+/// What a listener for byte streams takes on one of `shards` shards: without limits of its own as much as one for QUIC.
+pub(crate) fn door_limits(config: &Config, listener: &Listener, shards: usize) -> DoorLimits {
+    let QuicListenerLimits { connections_max, connections_per_prefix_max, .. } =
+        quic_limits(config, listener, shards);
+    DoorLimits { connections_max, connections_per_prefix_max }
+}
+
+/// Maxima of a kind of door.
+pub(crate) struct DoorLimits {
+    pub(crate) connections_max: usize,
+    pub(crate) connections_per_prefix_max: usize,
 }
 
 /// The sizes of the ring of one of `shards` shards.

@@ -12,25 +12,32 @@ use crate::certificate::{CurrentCertificate, provider};
 /// ALPN of MQTT over QUIC: the OASIS name first, then the one that clients in the field use.
 pub const PROTOCOLS: [&[u8]; 2] = [b"mqtt", b"mqttv5"];
 
-/// Sessions that can be resumed, over all shards. A ticket is taken out of the store when it is used; one that has been
+/// Sessions of one QUIC listener that can be resumed, over all shards. A ticket is taken out of the store when it is used; one that has been
 /// pushed out costs its client a full handshake, nothing more. About 1 KiB each.
 const SESSIONS_MAX: usize = 16_384;
 
 /// Tickets sent after a handshake: a client that reconnects uses one and gets another.
 const TICKETS: usize = 1;
 
-/// Sessions of one listener on byte streams that can be resumed. Each listener has its own: a session that was made where
+/// Sessions of one listener on byte streams that can be resumed. Each listener, QUIC's too, has its own: a session that was made where
 /// nobody is asked for a certificate must not open the door where one is required.
 const STREAM_SESSIONS_MAX: usize = 4_096;
 
-/// TLS 1.3 with the certificate of the moment: what `certificate` is exchanged for is seen by the next handshake.
+/// TLS 1.3 for QUIC with the certificate of the moment: what `certificate` is exchanged for is seen by the next handshake.
 ///
 /// # Errors
 /// The provider lacks TLS 1.3.
-pub fn server_config(certificate: Arc<CurrentCertificate>) -> Result<ServerConfig, rustls::Error> {
+pub fn server_config(
+    certificate: Arc<CurrentCertificate>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?;
-    let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
+    let builder = match clients {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
     config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     config.send_tls13_tickets = TICKETS;

@@ -217,7 +217,7 @@ fn handshakes_after_a_reload_see_the_new_certificate() {
     let (directory, state) = state();
     let paths = write_pair(directory.path(), "a", now() + 100 * DAY);
     let current = Arc::new(CurrentCertificate::load(files(&paths), &state, now()).unwrap());
-    let server = Arc::new(quelea::tls::server_config(Arc::clone(&current)).unwrap());
+    let server = Arc::new(quelea::tls::server_config(Arc::clone(&current), None).unwrap());
     let first = handshake(&server);
     assert_eq!(&first, current.get().leaf());
     write_pair(directory.path(), "a", now() + 100 * DAY);

@@ -135,8 +135,16 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: broker.connections_max: 0 is out of range, expected 1 to 16000000",
         ),
         (
-            "[quic]\nlisten = [\"[::1]:1\", \"127.0.0.1:1\", \"127.0.0.1:2\"]",
-            "FILE:2: quic.listen: 127.0.0.1:2 and 127.0.0.1:1 share an IP address, expected one port for each",
+            "[quic]\nlisten = [\"[::1]:1\", \"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:1\"]",
+            "FILE:2: quic.listen: 127.0.0.1:1 is listed twice",
+        ),
+        (
+            "[tcp]\nallow_anonymous = true\nlisten = [\"127.0.0.1:1\", \"127.0.0.1:0\", \"127.0.0.1:0\", \"0.0.0.0:1\", \"[::]:1\"]",
+            "FILE:3: tcp.listen: 0.0.0.0:1 and 127.0.0.1:1 cannot both be served",
+        ),
+        (
+            "[tcp]\nlisten = \"127.0.0.1:14567\"\n[admin]\nlisten = \"127.0.0.1:8883\"",
+            "FILE:4: admin.listen: 127.0.0.1:8883 is the address of tls.listen, too (a default)",
         ),
         (
             "[broker]\nshards = 0",
@@ -359,6 +367,7 @@ fn listeners_of_every_kind_stand_beside_those_of_the_sections() {
     assert_eq!(
         places.collect::<Vec<_>>(),
         [
+            "quic.listen quic 127.0.0.1:14567",
             "tcp.listen tcp 127.0.0.1:1883",
             "tls.listen tls 127.0.0.1:8883",
             "ws.listen ws 127.0.0.1:8083",
@@ -367,9 +376,9 @@ fn listeners_of_every_kind_stand_beside_those_of_the_sections() {
             "listeners[1].listen tls [::]:8885",
         ]
     );
-    assert_eq!((all[2].listener.path(), all[3].listener.path()), ("/socket", "/mqtt"));
-    assert_eq!(all[4].listener.connections_max, Some(1_000));
-    assert_eq!(all[5].listener.proxy_trusted.len(), 2);
+    assert_eq!((all[3].listener.path(), all[4].listener.path()), ("/socket", "/mqtt"));
+    assert_eq!(all[5].listener.connections_max, Some(1_000));
+    assert_eq!(all[6].listener.proxy_trusted.len(), 2);
     let read_back = file(&loaded.to_toml());
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
 }
@@ -381,7 +390,7 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
         ("type = \"tcp\"", "FILE:4: listeners[1]: missing key `listen`"),
         (
             "type = \"udp\"\nlisten = \"127.0.0.1:2\"",
-            "FILE:5: listeners[1].type: unknown variant `udp`, expected one of `tcp`, `tls`, `ws`, `wss`",
+            "FILE:5: listeners[1].type: unknown variant `udp`, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
         ),
         (
             "type = \"tcp\"\nlisten = \"2\"",
@@ -393,7 +402,7 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
         ),
         (
             "type = \"ws\"\nlisten = \"127.0.0.1:2\"\nkey = \"a\"",
-            "FILE:7: listeners[1].key: has a meaning where TLS is spoken: type tls or wss",
+            "FILE:7: listeners[1].key: has a meaning where TLS is spoken: type tls, wss or quic",
         ),
         (
             "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nkey = \"a\"",
@@ -435,8 +444,132 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nconnections_max = 0",
             "FILE:7: listeners[1].connections_max: 0 is out of range, expected 1 to 16000000",
         ),
+        (
+            "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nconnections_per_network_max = 0",
+            "FILE:7: listeners[1].connections_per_network_max: 0 is out of range, expected 1 to 16000000",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nhandshakes_per_network_max = 9",
+            "FILE:7: listeners[1].handshakes_per_network_max: has a meaning over QUIC: type quic",
+        ),
+        (
+            "type = \"quic\"\nlisten = \"127.0.0.1:2\"\nproxy_protocol = \"required\"",
+            "FILE:7: listeners[1].proxy_protocol: has a meaning on byte streams: type tcp, tls, ws or wss",
+        ),
+        (
+            "type = \"quic\"\nlisten = \"127.0.0.1:2\"\npath = \"/\"",
+            "FILE:7: listeners[1].path: has a meaning where WebSocket is spoken: type ws or wss",
+        ),
+        (
+            "type = \"quic\"\nlisten = \"127.0.0.1:2\"\ncertificate = \"a\"",
+            "FILE:7: listeners[1].certificate: needs listeners[1].key, the private key of this certificate",
+        ),
+        (
+            "type = \"ws\"\nlisten = \"127.0.0.1:1\"",
+            "FILE:6: listeners[1].listen: 127.0.0.1:1 is the address of listeners[0].listen, too (FILE:3)",
+        ),
+        (
+            "type = \"tls\"\nlisten = \"0.0.0.0:1\"\nallow_anonymous = true",
+            "FILE:6: listeners[1].listen: 0.0.0.0:1 cannot be served beside 127.0.0.1:1 of listeners[0].listen (FILE:3)",
+        ),
     ];
     for (text, expected) in cases {
         assert_eq!(refusal_of_file(&format!("{head}{text}")), expected, "for {text}");
+    }
+}
+
+#[test]
+fn udp_and_tcp_may_have_one_address_and_so_may_the_families() {
+    let text =
+        "[quic]\nlisten = [\"127.0.0.1:1\", \"[::1]:1\"]\n[tcp]\nlisten = [\"127.0.0.1:1\", \"[::1]:1\"]";
+    assert_eq!(load(Some(file(text).path()), [], vec![]).unwrap().config.placed_listeners().len(), 7);
+}
+
+#[test]
+fn there_are_places_for_so_many_listeners() {
+    let list = |count: usize| vec!["\"127.0.0.1:0\""; count].join(", ");
+    for (section, most, what) in [("quic", 64, "64 QUIC"), ("tcp", 253, "256 other")] {
+        load(Some(file(&format!("[{section}]\nlisten = [{}]", list(most))).path()), [], vec![]).unwrap();
+        let refusal = refusal_of_file(&format!("[{section}]\nlisten = [{}]", list(most + 1)));
+        assert!(refusal.ends_with(&format!("one too many: there may be {what} listeners")), "{refusal}");
+    }
+}
+
+#[test]
+fn every_mistake_is_told_with_its_place() {
+    let text = r#"
+[quic]
+idle_timeout = "1ms"
+port = 14567
+
+[tls]
+certificate = 3
+key = "key.pem"
+
+[mqtt]
+packet_max = "much"
+receive_maximum = 0
+
+[moqtt]
+
+[[listeners]]
+type = "quic"
+connections_max = 0
+client_ca = "a.pem"
+
+[[listeners]]
+type = "udp"
+listen = "1883"
+path = "mqtt"
+
+[[listeners]]
+type = "tcp"
+listen = "127.0.0.1:1883"
+"#;
+    let file = file(text);
+    let variables = [("QUELEA_MQTT__RESPONSE_ROOT", "a/+"), ("QUELEA_TCP__LISTN", "1")];
+    let flags = vec![flag("--shards", "broker", "shards", "many")];
+    let error = load(Some(file.path()), environment(&variables), flags).unwrap_err();
+    let error = error.to_string().replace(&file.path().display().to_string(), "FILE");
+    let places = error.lines().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" "));
+    assert_eq!(
+        places.collect::<Vec<_>>(),
+        [
+            "FILE:3 quic.idle_timeout",
+            "FILE:4 quic.port",
+            "FILE:7 tls.certificate",
+            "FILE:11 mqtt.packet_max",
+            "FILE:12 mqtt.receive_maximum",
+            "FILE:14 moqtt",
+            "FILE:16 listeners[0]",
+            "FILE:18 listeners[0].connections_max",
+            "FILE:19 listeners[0].client_ca",
+            "FILE:22 listeners[1].type",
+            "FILE:23 listeners[1].listen",
+            "FILE:28 listeners[2].listen",
+            "environment variable QUELEA_TCP__LISTN tcp.listn",
+            "environment variable QUELEA_MQTT__RESPONSE_ROOT mqtt.response_root",
+            "flag --shards broker.shards",
+        ],
+        "{error}"
+    );
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_not_another() {
+    let cases = [
+        // The certificate is there, its key is only unreadable.
+        ("[tls]\ncertificate = \"a.pem\"\nkey = 3", "FILE:3: tls.key"),
+        // It may be that this is allowed.
+        ("[tcp]\nlisten = \"0.0.0.0:1\"\nallow_anonymous = \"yes\"", "FILE:3: tcp.allow_anonymous"),
+        (
+            "[quic]\nlisten = 3\n[[listeners]]\ntype = \"quic\"\nlisten = \"127.0.0.1:14567\"",
+            "FILE:2: quic.listen",
+        ),
+        ("[tcp\nlisten = 3\n", "FILE:1"),
+    ];
+    for (text, expected) in cases {
+        let refusal = refusal_of_file(text);
+        assert!(refusal.starts_with(&format!("{expected}: ")) && refusal.lines().count() == 1, "{refusal}");
     }
 }

@@ -15,7 +15,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use quelea_shard::quic::{Congestion, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls};
+use quelea_shard::quic::{
+    Congestion, Handled, Path, Quic, QuicEvent, QuicKeys, QuicListenerId, QuicSettings, QuicTls,
+};
 use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{
     ClientConfig, Connection, DatagramEvent, Dir, Endpoint, EndpointConfig, StreamId, TransportConfig,
@@ -104,7 +106,7 @@ impl Pair {
             let Some(transmit) = client.poll_transmit(self.now, 1, &mut buffer) else { return any };
             any = true;
             self.on_broker(|quic, now| {
-                let from = Path { peer, local: None, ecn: None };
+                let from = Path { listener: QuicListenerId::FIRST, peer, local: None, ecn: None };
                 let handled = quic.handle_datagram(now, from, BytesMut::from(&buffer[..transmit.size]));
                 assert_eq!(handled, Handled::Here);
             });

@@ -80,6 +80,8 @@ counters! {
     links_refused: Counter,
     #[doc = "Byte streams refused because their listener has its maximum."]
     doors_refused: Counter,
+    #[doc = "Byte streams refused because their address prefix has its maximum at their listener."]
+    doors_refused_prefix: Counter,
     #[doc = "Byte streams closed because their PROXY header was malformed, or its sender is not trusted."]
     proxy_refused: Counter,
     #[doc = "TLS handshakes in flight on byte streams."]

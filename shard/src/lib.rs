@@ -20,8 +20,10 @@ mod hash;
 mod link;
 #[cfg(feature = "mutants")]
 pub mod mutants;
+mod prefix;
 pub mod publication;
 pub mod quic;
+mod refusal;
 pub mod session;
 mod settings;
 mod shard;
@@ -30,6 +32,7 @@ pub mod turn;
 pub mod witness;
 
 pub use link::{Carrier, DoorId, WriteBatch};
+pub use refusal::{Entrance, Refusal};
 pub use settings::{OnFull, OnSlow, Settings};
 pub use shard::{
     Action, Completion, DoorAction, DoorEnd, Order, Permissions, Request, RequestId, Shard, ShardMailbox,

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use quelea_client::quic;
-use quelea_shard::quic::{Path, Transmit};
+use quelea_shard::quic::{Path, QuicListenerId, Transmit};
 
 use crate::crypto::Handshakes;
 use crate::event::Event;
@@ -166,7 +166,8 @@ impl World {
             shard = (shard + self.random.usize(1..shards)) % shards;
             self.network().strays += 1;
         }
-        let path = Path { peer: flying.from, local: Some(BROKER.ip()), ecn: flying.ecn };
+        let (listener, peer) = (QuicListenerId::FIRST, flying.from);
+        let path = Path { listener, peer, local: Some(BROKER.ip()), ecn: flying.ecn };
         self.input(shard, Input::Datagram(path, flying.bytes));
     }
 

@@ -75,13 +75,17 @@ impl Certificate {
     /// # Errors
     /// A file that cannot be read, holds no PEM of its kind, or a key of another certificate.
     pub fn from_files(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let chain_error = |what: String| CertificateError { path: certificate.to_owned(), what };
-        let key_error = |what: String| CertificateError { path: key.to_owned(), what };
-        let chain = std::fs::read(certificate).map_err(|error| chain_error(error.to_string()))?;
-        let chain = parse_chain(&chain).map_err(chain_error)?;
-        let key_pem = std::fs::read(key).map_err(|error| key_error(error.to_string()))?;
-        let key = parse_key(&key_pem).map_err(key_error)?;
-        Self::new(chain, key).map_err(chain_error)
+        let chain = read(certificate, parse_chain)?;
+        let key = read(key, parse_key)?;
+        Self::new(chain, key).map_err(|what| CertificateError { path: certificate.to_owned(), what })
+    }
+
+    /// Everything that [`Self::from_files`] has against the two files, not only the first.
+    #[must_use]
+    pub fn problems_of_files(certificate: &Path, key: &Path) -> Vec<CertificateError> {
+        let each = [read(certificate, parse_chain).err(), read(key, parse_key).err()];
+        let each: Vec<_> = each.into_iter().flatten().collect();
+        if each.is_empty() { Self::from_files(certificate, key).err().into_iter().collect() } else { each }
     }
 
     /// Loads `source`; a development certificate is made or renewed where needed, as of `now`.
@@ -123,6 +127,12 @@ impl Certificate {
     #[must_use]
     pub fn leaf(&self) -> &CertificateDer<'static> {
         &self.key.cert[0]
+    }
+
+    /// Whether it is the same chain: then the key is the same, too.
+    #[must_use]
+    pub fn has_chain_of(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
     }
 
     /// Whether its validity ends within `within` after `now`.
@@ -190,6 +200,13 @@ impl ResolvesServerCert for CurrentCertificate {
 /// The cryptography of every TLS handshake.
 pub(crate) fn provider() -> CryptoProvider {
     rustls::crypto::aws_lc_rs::default_provider()
+}
+
+/// Reads a file and takes out of it what is wanted.
+fn read<T>(path: &Path, parse: fn(&[u8]) -> Result<T, String>) -> Result<T, CertificateError> {
+    let contents = std::fs::read(path).map_err(|error| error.to_string());
+    let parsed = contents.and_then(|contents| parse(&contents));
+    parsed.map_err(|what| CertificateError { path: path.to_owned(), what })
 }
 
 fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

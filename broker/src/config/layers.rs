@@ -1,14 +1,13 @@
 //! Reads the layers, checks each by itself, lays them over one another and remembers who said what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
-use toml::de::DeTable;
 use toml::{Table, Value};
 
+use super::file::{self, FileLayer, sentence};
 use super::{Config, ConfigError, Origin, Problem, rules};
 
 /// A configuration with the origin of every key that is not a default.
@@ -56,77 +55,132 @@ pub struct Override {
 /// Prefix of the variables that are read.
 const PREFIX: &str = "QUELEA_";
 
-/// Largest configuration file that is read: far above any honest one, far below harm.
-const FILE_BYTES_MAX: u64 = 1 << 20;
+/// What the layers say as far as it can be read, and everything that is wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reading {
+    /// What can be read; the default in place of what cannot.
+    pub loaded: Loaded,
+    /// What is wrong, in the order of the layers and of their lines.
+    pub problems: Vec<Problem>,
+}
 
-/// Loads `file` (if any), then the variables of `environment`, then `flags`, and applies the rules to the result.
+/// Reads `file` (if any), then the variables of `environment`, then `flags`, and applies the rules to the result.
+#[must_use]
+pub fn read(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    flags: Vec<Override>,
+) -> Reading {
+    let FileLayer { table, origins, problems, unread } = file.map(file::read).unwrap_or_default();
+    let mut layers = Layers { table, origins, problems, unread };
+    let variables = layers.environment_overrides(environment);
+    for over in variables.into_iter().chain(flags) {
+        layers.lay_override(over);
+    }
+    layers.finish()
+}
+
+/// [`read`], for who needs a configuration that is in order.
 ///
 /// # Errors
-/// The first key of a layer that cannot be read, or all rules that the whole breaks.
+/// Everything that is wrong.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     flags: Vec<Override>,
 ) -> Result<Loaded, ConfigError> {
-    let mut layers = Layers { table: Table::new(), origins: BTreeMap::new() };
-    if let Some(path) = file {
-        layers.lay_file(path, &read_file(path)?)?;
-    }
-    for over in environment_overrides(environment)?.into_iter().chain(flags) {
-        layers.lay_override(over)?;
-    }
-    layers.finish()
+    let Reading { loaded, problems } = read(file, environment, flags);
+    if problems.is_empty() { Ok(loaded) } else { Err(ConfigError { problems }) }
 }
 
 struct Layers {
     table: Table,
     origins: BTreeMap<String, Origin>,
+    problems: Vec<Problem>,
+    /// Keys, sections and listeners that were said and could not be read: no rule is applied to what stands for them.
+    unread: BTreeSet<String>,
 }
 
 impl Layers {
-    fn lay_file(&mut self, path: &Path, text: &str) -> Result<(), ConfigError> {
-        let origin = |line: usize| Origin::File { path: path.to_owned(), line };
-        let keys = keys_of(text);
-        if let Err(error) = toml::from_str::<Config>(text) {
-            let span = error.span().unwrap_or(0..0);
-            let key = keys.iter().rev().find(|key| key.holds(&span)).map(|key| key.name.clone());
-            let line = if error.span().is_some() { line_of(text, span.start) } else { 0 };
-            return Err(Problem { origin: origin(line), key, what: sentence(error.message()) }.into());
-        }
-        self.table = text.parse().map_err(|error: toml::de::Error| Problem {
-            origin: origin(0),
-            key: None,
-            what: sentence(error.message()),
-        })?;
-        let said = keys.into_iter().map(|key| (key.name, origin(line_of(text, key.span.start))));
-        self.origins.extend(said);
-        Ok(())
-    }
-
-    fn lay_override(&mut self, over: Override) -> Result<(), ConfigError> {
+    fn lay_override(&mut self, over: Override) {
         let name = format!("{}.{}", over.section, over.key);
-        let value = readable(&over).map_err(|message| Problem {
-            origin: over.origin.clone(),
-            key: Some(name.clone()),
-            what: sentence(&message),
-        })?;
+        let value = match readable(&over) {
+            Ok(value) => value,
+            Err(message) => {
+                self.unread.insert(name.clone());
+                let what = sentence(&message);
+                return self.problems.push(Problem { origin: over.origin, key: Some(name), what });
+            }
+        };
+        self.unread.remove(&name);
         self.origins.insert(name, over.origin);
         let section = self.table.entry(over.section).or_insert_with(|| Value::Table(Table::new()));
-        let section = section.as_table_mut().expect("the file's layer was read as sections");
+        let section =
+            section.as_table_mut().expect("no value is readable under a name that is not a section's");
         section.insert(over.key, value);
-        Ok(())
     }
 
-    fn finish(self) -> Result<Loaded, ConfigError> {
-        let config = Config::deserialize(self.table).expect("every layer was read by itself");
-        let origins = self.origins;
-        let problem = |broken: rules::Broken| Problem {
-            origin: origin_of(&origins, &broken.key),
-            key: Some(broken.key),
-            what: broken.what,
-        };
-        let problems: Vec<_> = rules::broken(&config).into_iter().map(problem).collect();
-        if problems.is_empty() { Ok(Loaded { config, origins }) } else { Err(ConfigError { problems }) }
+    fn finish(mut self) -> Reading {
+        let config = Config::deserialize(self.table.clone()).expect("every key was read by itself");
+        for broken in rules::broken(&config) {
+            let mut concerned = broken.needs.iter().chain(&broken.other).chain([&broken.key]);
+            let says_nothing = concerned.any(|key| self.is_unread(key));
+            drop(concerned);
+            if !says_nothing {
+                let problem = self.problem(broken);
+                self.problems.push(problem);
+            }
+        }
+        let mut problems = self.problems;
+        problems.sort_by_key(|problem| match &problem.origin {
+            Origin::File { line, .. } => (0, *line),
+            Origin::Environment(_) => (1, 0),
+            Origin::Flag(_) => (2, 0),
+            Origin::Program => (3, 0),
+        });
+        Reading { loaded: Loaded { config, origins: self.origins }, problems }
+    }
+
+    fn is_unread(&self, key: &str) -> bool {
+        let table = key.rsplit_once('.').map_or(key, |(table, _)| table);
+        self.unread.contains(key) || self.unread.contains(table)
+    }
+
+    fn problem(&self, broken: rules::Broken) -> Problem {
+        let mut what = broken.what;
+        if let Some(other) = broken.other.filter(|other| *other != broken.key) {
+            match origin_of(&self.origins, &other) {
+                Origin::Program => what.push_str(" (a default)"),
+                origin => what.push_str(&format!(" ({origin})")),
+            }
+        }
+        Problem { origin: origin_of(&self.origins, &broken.key), key: Some(broken.key), what }
+    }
+
+    /// `QUELEA_TCP__LISTEN` → `tcp.listen`, in the order of the names. A variable without `__` is not ours: Kubernetes gives
+    /// every container `QUELEA_SERVICE_HOST` and its like when a service is called quelea.
+    fn environment_overrides(
+        &mut self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Vec<Override> {
+        let mut overrides = Vec::new();
+        for (name, value) in environment {
+            let Some(name) = name.to_str() else { continue };
+            let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__"))
+            else {
+                continue;
+            };
+            let origin = Origin::Environment(name.to_owned());
+            let Ok(text) = value.into_string() else {
+                let what = "the value is not UTF-8".to_owned();
+                self.problems.push(Problem { origin, key: None, what });
+                continue;
+            };
+            let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
+            overrides.push(Override { origin, section, key, text });
+        }
+        overrides.sort_by(|a, b| (&a.section, &a.key).cmp(&(&b.section, &b.key)));
+        overrides
     }
 }
 
@@ -135,39 +189,6 @@ fn origin_of(origins: &BTreeMap<String, Origin>, key: &str) -> Origin {
     let table =
         || key.rsplit_once('.').and_then(|(table, _)| origins.get(table)).filter(|_| key.contains('['));
     origins.get(key).or_else(table).cloned().unwrap_or(Origin::Program)
-}
-
-fn read_file(path: &Path) -> Result<String, Problem> {
-    let problem =
-        |what: String| Problem { origin: Origin::File { path: path.to_owned(), line: 0 }, key: None, what };
-    let length = std::fs::metadata(path).map_err(|error| problem(error.to_string()))?.len();
-    if length > FILE_BYTES_MAX {
-        return Err(problem(format!("{length} bytes are too many, expected at most {FILE_BYTES_MAX}")));
-    }
-    std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))
-}
-
-/// `QUELEA_TCP__LISTEN` → `tcp.listen`, in the order of the names. A variable without `__` is not ours: Kubernetes gives
-/// every container `QUELEA_SERVICE_HOST` and its like when a service is called quelea.
-fn environment_overrides(
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Vec<Override>, ConfigError> {
-    let mut overrides = Vec::new();
-    for (name, value) in environment {
-        let Some(name) = name.to_str() else { continue };
-        let Some((section, key)) = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once("__")) else {
-            continue;
-        };
-        let origin = Origin::Environment(name.to_owned());
-        let Ok(text) = value.into_string() else {
-            let what = "the value is not UTF-8".to_owned();
-            return Err(Problem { origin, key: None, what }.into());
-        };
-        let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
-        overrides.push(Override { origin, section, key, text });
-    }
-    overrides.sort_by(|a, b| (&a.section, &a.key).cmp(&(&b.section, &b.key)));
-    Ok(overrides)
 }
 
 /// The value of an override as the key wants it: `4` may be a number, `0.0.0.0:1883` must be a string. What a TOML
@@ -199,62 +220,6 @@ fn try_alone(over: &Override, value: Value) -> Result<(), String> {
     Config::deserialize(table).map(drop).map_err(|error| error.message().to_owned())
 }
 
-/// A key of the file and the bytes from its name to the end of its value.
-struct Key {
-    name: String,
-    span: Range<usize>,
-}
-
-impl Key {
-    fn holds(&self, span: &Range<usize>) -> bool {
-        self.span.start <= span.start && span.start < self.span.end
-    }
-}
-
-/// The keys of a file, sections before what they hold; none if the file is not TOML.
-fn keys_of(text: &str) -> Vec<Key> {
-    let Ok(table) = DeTable::parse(text) else { return Vec::new() };
-    let mut keys = Vec::new();
-    for (section, held) in table.get_ref() {
-        let whole = section.span().start..held.span().end.max(section.span().end);
-        keys.push(Key { name: section.get_ref().to_string(), span: whole });
-        if let Some(table) = held.get_ref().as_table() {
-            push_keys(&mut keys, section.get_ref(), table);
-        }
-        for (index, item) in held.get_ref().as_array().into_iter().flat_map(|array| array.iter()).enumerate()
-        {
-            let Some(table) = item.get_ref().as_table() else { continue };
-            let name = format!("{}[{index}]", section.get_ref());
-            let last = table.iter().map(|(_, value)| value.span().end).max();
-            let end = last.unwrap_or(0).max(item.span().end);
-            keys.push(Key { name: name.clone(), span: item.span().start..end });
-            push_keys(&mut keys, &name, table);
-        }
-    }
-    keys
-}
-
-fn push_keys(keys: &mut Vec<Key>, section: &str, held: &DeTable<'_>) {
-    for (key, value) in held {
-        let name = format!("{section}.{}", key.get_ref());
-        keys.push(Key { name, span: key.span().start..value.span().end });
-    }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
-}
-
-/// One line, in the operator's words: serde's "field" is our "key".
-fn sentence(message: &str) -> String {
-    let line = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-    if let Some((found, _)) = line.split_once("expected struct ") {
-        return format!("{found}expected a section");
-    }
-    let line = line.replace("unknown field", "unknown key").replace("duplicate field", "duplicate key");
-    line.replace("missing field", "missing key")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -262,16 +227,9 @@ mod tests {
     #[test]
     fn only_variables_with_a_section_are_ours() {
         let environment =
-            [("QUELEA_SERVICE_HOST", "10.0.0.1"), ("QUELEA_TCP__LISTEN", "x"), ("PATH", "/bin")];
-        let found = environment_overrides(environment.map(|(n, v)| (n.into(), v.into()))).unwrap();
-        assert_eq!(found.len(), 1);
-        assert_eq!((found[0].section.as_str(), found[0].key.as_str()), ("tcp", "listen"));
-    }
-
-    #[test]
-    fn lines_are_counted_from_one() {
-        assert_eq!(line_of("a\nb\nc", 0), 1);
-        assert_eq!(line_of("a\nb\nc", 2), 2);
-        assert_eq!(line_of("a\nb\nc", 99), 3);
+            [("QUELEA_SERVICE_HOST", "10.0.0.1"), ("QUELEA_TCP__LISTEN", "127.0.0.1:1"), ("PATH", "/bin")];
+        let reading = read(None, environment.map(|(name, value)| (name.into(), value.into())), Vec::new());
+        assert_eq!(reading.problems, []);
+        assert_eq!(reading.loaded.origins.keys().collect::<Vec<_>>(), ["tcp.listen"]);
     }
 }

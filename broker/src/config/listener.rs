@@ -1,4 +1,4 @@
-//! Listeners for byte streams: the short form, a section with addresses, and the long one, `[[listeners]]`, in which each
+//! Listeners: the short form, a section with addresses, and the long one, `[[listeners]]`, in which each
 //! has everything of its own. [`Config::placed_listeners`] gives both in the long form.
 
 use std::net::SocketAddr;
@@ -9,25 +9,33 @@ use serde::{Deserialize, Serialize};
 
 use super::{Config, units};
 
-/// What is spoken on a byte stream below MQTT.
+/// What carries MQTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// Nothing.
+    /// A byte stream, as it is.
     Tcp,
-    /// TLS.
+    /// TLS on a byte stream.
     Tls,
-    /// WebSocket.
+    /// WebSocket on a byte stream.
     Ws,
     /// WebSocket in TLS.
     Wss,
+    /// QUIC.
+    Quic,
 }
 
 impl Transport {
-    /// Whether it has TLS.
+    /// Whether it has TLS, as QUIC always does.
     #[must_use]
     pub fn has_tls(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Tls | Self::Wss | Self::Quic)
+    }
+
+    /// Whether it is QUIC: datagrams, not a byte stream.
+    #[must_use]
+    pub fn is_quic(self) -> bool {
+        self == Self::Quic
     }
 
     /// Whether it has WebSocket.
@@ -44,6 +52,7 @@ impl Transport {
             Self::Tls => "tls",
             Self::Ws => "ws",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         }
     }
 }
@@ -79,7 +88,7 @@ pub struct Listener {
     /// What is spoken there.
     #[serde(rename = "type")]
     pub transport: Transport,
-    /// Its TCP address.
+    /// Its address: UDP for QUIC, else TCP.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
     /// Needed to listen beyond loopback, unless every client must show a certificate.
@@ -88,6 +97,13 @@ pub struct Listener {
     /// Connections at once, over all shards; `None`: as many as the node has.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub connections_max: Option<u32>,
+    /// The same from one network: an IPv4 address or an IPv6 /64. `None`: 65,536 for each shard.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
+    pub connections_per_network_max: Option<u32>,
+    /// QUIC: handshakes at once from one network, over all shards; once for clients that have proven their address, once
+    /// for those that have not, who are asked to then. `None`: 1,024 for each shard.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
+    pub handshakes_per_network_max: Option<u32>,
     /// PEM chain, leaf first. `None`: that of `[tls]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
@@ -123,6 +139,8 @@ impl Listener {
             listen,
             allow_anonymous: false,
             connections_max: None,
+            connections_per_network_max: None,
+            handshakes_per_network_max: None,
             certificate: None,
             key: None,
             client_certificates: ClientCertificates::Off,
@@ -156,8 +174,16 @@ pub struct Placed {
     pub listener: Listener,
 }
 
+impl Placed {
+    /// What it is called in the log: `tls`, `listeners[2]`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.key.strip_suffix(".listen").unwrap_or(&self.key)
+    }
+}
+
 impl Config {
-    /// Every listener for byte streams, those of the sections first.
+    /// Every listener for clients, those of the sections first.
     #[must_use]
     pub fn placed_listeners(&self) -> Vec<Placed> {
         let short = |transport: Transport, listen: &[SocketAddr], allow_anonymous| {
@@ -167,7 +193,8 @@ impl Config {
             };
             listen.iter().map(placed).collect::<Vec<_>>()
         };
-        let mut all = short(Transport::Tcp, &self.tcp.listen, self.tcp.allow_anonymous);
+        let mut all = short(Transport::Quic, &self.quic.listen, self.quic.allow_anonymous);
+        all.extend(short(Transport::Tcp, &self.tcp.listen, self.tcp.allow_anonymous));
         all.extend(short(Transport::Tls, &self.tls.listen, self.tls.allow_anonymous));
         let mut websockets = short(Transport::Ws, &self.ws.listen, self.ws.allow_anonymous);
         for placed in &mut websockets {

@@ -9,13 +9,14 @@
 //!                     one table ─┴─► Config ─► validate ─► the broker
 //! ```
 //!
-//! Every layer is checked by itself before it is merged, so an error in a file has a line and an error in the environment
-//! a variable. [`Config`] is also what a program fills in to start a broker inside itself: there the same
+//! Every key of every layer is checked by itself before it is merged, so an error in a file has a line and an error in the
+//! environment a variable, and all of them are told at once. [`Config`] is also what a program fills in to start a broker inside itself: there the same
 //! [`Config::validate`] runs, so no road leads around the rules (above all: beyond loopback only with
 //! `allow_anonymous = true`).
 //!
 //! A key exists only where an operator must decide. What has one right answer is a constant in the code.
 
+mod file;
 mod layers;
 mod listener;
 mod print;
@@ -29,7 +30,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use layers::{Loaded, Override, load};
+pub use layers::{Loaded, Override, Reading, load, read};
 pub use listener::{ClientCertificates, Listener, Placed, ProxyProtocol, Transport};
 pub use problem::{ConfigError, Origin, Problem};
 pub use units::{ByteSize, MemoryMax, Shards};

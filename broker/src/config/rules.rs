@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{ByteSize, ClientCertificates, Config, Listener, MemoryMax, ProxyProtocol};
+use super::{ByteSize, ClientCertificates, Config, Listener, MemoryMax, Placed, ProxyProtocol};
 
 /// A broken rule: the key under which the operator finds it, and the sentence.
 pub(super) struct Broken {
     pub(super) key: String,
     pub(super) what: String,
+    /// Another key that the sentence ends with, where there is one.
+    pub(super) other: Option<String>,
+    /// Keys without which nothing can be said: where one of them could not be read, the rule may not be broken at all.
+    pub(super) needs: Vec<String>,
 }
 
 /// Every rule that `config` breaks, in the order of the sections.
@@ -19,6 +23,7 @@ pub(super) fn broken(config: &Config) -> Vec<Broken> {
     rules.node(config);
     rules.transports(config);
     rules.listeners(config);
+    rules.addresses(config);
     rules.io(config);
     rules.protocol(config);
     rules.broken
@@ -39,38 +44,89 @@ impl Rules {
     }
 
     fn transports(&mut self, config: &Config) {
-        self.reach("quic", &config.quic.listen, config.quic.allow_anonymous);
-        self.reach("admin", &config.admin.listen, config.admin.allow_anonymous);
-        self.overlap(&config.quic.listen);
+        for address in &config.admin.listen {
+            self.reach("admin", *address, config.admin.allow_anonymous);
+        }
         self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
         self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
-        if config.quic.listen.is_empty() && config.placed_listeners().is_empty() {
-            self.refuse("tcp.listen", "no address to listen on, here or elsewhere: no client could connect");
+        if config.placed_listeners().is_empty() {
+            let sections = ["quic.listen", "tls.listen", "ws.listen", "wss.listen"];
+            self.refuse("tcp.listen", "no address to listen on, here or elsewhere: no client could connect")
+                .needs(sections.map(str::to_owned).into());
         }
     }
 
     fn listeners(&mut self, config: &Config) {
         for placed in config.placed_listeners() {
-            let section = placed.key.strip_suffix(".listen").unwrap_or(&placed.key).to_owned();
-            let listener = &placed.listener;
+            let (section, listener) = (placed.name(), &placed.listener);
             // Whoever must show a certificate is asked who they are.
             let is_open = listener.client_certificates != ClientCertificates::Required;
-            self.reach(&section, &[listener.listen], listener.allow_anonymous || !is_open);
-            if let Some(count) = listener.connections_max {
-                self.number(&format!("{section}.connections_max"), count, 1..=16_000_000);
+            self.reach(section, listener.listen, listener.allow_anonymous || !is_open);
+            let counts = [
+                ("connections_max", listener.connections_max),
+                ("connections_per_network_max", listener.connections_per_network_max),
+                ("handshakes_per_network_max", listener.handshakes_per_network_max),
+            ];
+            for (key, count) in counts {
+                if let Some(count) = count {
+                    self.number(&format!("{section}.{key}"), count, 1..=16_000_000);
+                }
             }
-            self.tls_keys(&section, listener);
-            self.websocket_keys(&section, listener);
-            if !listener.proxy_trusted.is_empty() && listener.proxy_protocol == ProxyProtocol::Off {
-                let what = "needs proxy_protocol = \"required\": nobody is asked for a header";
-                self.refuse(&format!("{section}.proxy_trusted"), what);
+            self.tls_keys(section, listener);
+            self.websocket_keys(section, listener);
+            self.proxy_keys(section, listener);
+            if listener.handshakes_per_network_max.is_some() && !listener.transport.is_quic() {
+                let what = "has a meaning over QUIC: type quic";
+                self.refuse(&format!("{section}.handshakes_per_network_max"), what);
             }
-            let believes_all =
-                listener.proxy_protocol == ProxyProtocol::Required && listener.proxy_trusted.is_empty();
-            if believes_all && !listener.is_local() {
-                let what =
-                    "needs the networks whose headers are believed: beyond loopback anybody could send one";
-                self.refuse(&format!("{section}.proxy_trusted"), what);
+        }
+    }
+
+    fn proxy_keys(&mut self, section: &str, listener: &Listener) {
+        let is_required = listener.proxy_protocol == ProxyProtocol::Required;
+        let protocol = format!("{section}.proxy_protocol");
+        if is_required && listener.transport.is_quic() {
+            self.refuse(&protocol, "has a meaning on byte streams: type tcp, tls, ws or wss");
+            return;
+        }
+        if !listener.proxy_trusted.is_empty() && !is_required {
+            let what = "needs proxy_protocol = \"required\": nobody is asked for a header";
+            self.refuse(&format!("{section}.proxy_trusted"), what).needs(vec![protocol]);
+            return;
+        }
+        if is_required && listener.proxy_trusted.is_empty() && !listener.is_local() {
+            let what =
+                "needs the networks whose headers are believed: beyond loopback anybody could send one";
+            self.refuse(&format!("{section}.proxy_trusted"), what);
+        }
+    }
+
+    /// Every address has one listener, and a shard has places for so many.
+    fn addresses(&mut self, config: &Config) {
+        let listeners = config.placed_listeners();
+        let admin = config.admin.listen.iter().map(|address| ("admin.listen", *address, false));
+        let all = listeners
+            .iter()
+            .map(|Placed { key, listener }| (key.as_str(), listener.listen, listener.transport.is_quic()));
+        let all: Vec<_> = all.chain(admin).collect();
+        for (index, &(key, address, is_udp)) in all.iter().enumerate() {
+            let earlier = all[..index].iter();
+            let mut taken =
+                earlier.filter(|(_, other, is_udp_too)| is_udp == *is_udp_too && overlap(address, *other));
+            if let Some((other, there, _)) = taken.next() {
+                let what = match (key == *other, address == *there) {
+                    (true, true) => format!("{address} is listed twice"),
+                    (true, false) => format!("{address} and {there} cannot both be served"),
+                    (false, true) => format!("{address} is the address of {other}, too"),
+                    (false, false) => format!("{address} cannot be served beside {there} of {other}"),
+                };
+                self.refuse(key, &what).other = Some((*other).to_owned());
+            }
+        }
+        for (is_udp, most, what) in [(true, UDP_MAX, "QUIC"), (false, STREAMS_MAX, "other")] {
+            let mut kind = listeners.iter().filter(|placed| placed.listener.transport.is_quic() == is_udp);
+            if let Some(Placed { key, .. }) = kind.nth(most) {
+                self.refuse(key, &format!("one too many: there may be {most} {what} listeners"));
             }
         }
     }
@@ -88,7 +144,7 @@ impl Rules {
             for (key, _) in given.iter().filter(|(_, given)| *given) {
                 self.refuse(
                     &format!("{section}.{key}"),
-                    "has a meaning where TLS is spoken: type tls or wss",
+                    "has a meaning where TLS is spoken: type tls, wss or quic",
                 );
             }
             return;
@@ -96,11 +152,13 @@ impl Rules {
         self.pair(section, listener.certificate.is_some(), listener.key.is_some());
         if asks && !has_ca {
             let what = "needs client_ca, the file of the authorities that vouch for clients";
-            self.refuse(&format!("{section}.client_certificates"), what);
+            self.refuse(&format!("{section}.client_certificates"), what)
+                .needs(vec![format!("{section}.client_ca")]);
         }
         if has_ca && !asks {
             let what = "needs client_certificates = \"optional\" or \"required\": nobody is asked for one";
-            self.refuse(&format!("{section}.client_ca"), what);
+            self.refuse(&format!("{section}.client_ca"), what)
+                .needs(vec![format!("{section}.client_certificates")]);
         }
     }
 
@@ -129,11 +187,11 @@ impl Rules {
     fn pair(&mut self, section: &str, certificate: bool, key: bool) {
         if certificate && !key {
             let what = format!("needs {section}.key, the private key of this certificate");
-            self.refuse(&format!("{section}.certificate"), &what);
+            self.refuse(&format!("{section}.certificate"), &what).needs(vec![format!("{section}.key")]);
         }
         if key && !certificate {
             let what = format!("needs {section}.certificate, the certificate of this private key");
-            self.refuse(&format!("{section}.key"), &what);
+            self.refuse(&format!("{section}.key"), &what).needs(vec![format!("{section}.certificate")]);
         }
     }
 
@@ -178,30 +236,16 @@ impl Rules {
     }
 
     /// Nobody is asked for a name or a password yet: whoever opens the broker to a network must say that this is meant.
-    fn reach(&mut self, section: &str, listen: &[SocketAddr], allow_anonymous: bool) {
-        let Some(address) = listen.iter().find(|address| !is_loopback(address)) else { return };
-        if allow_anonymous {
+    fn reach(&mut self, section: &str, address: SocketAddr, allow_anonymous: bool) {
+        if allow_anonymous || is_loopback(&address) {
             return;
         }
         let what = format!(
             "{address} can be reached from other machines, and clients are not asked who they are; \
              if that is meant, set {section}.allow_anonymous = true, else listen on 127.0.0.1"
         );
-        self.refuse(&format!("{section}.listen"), &what);
-    }
-
-    /// A QUIC datagram leaves by the socket that its connection's came by, which is found by its family and IP address.
-    fn overlap(&mut self, listen: &[SocketAddr]) {
-        for (index, address) in listen.iter().enumerate() {
-            let overlaps = |earlier: &&SocketAddr| {
-                let (a, b) = (earlier.ip(), address.ip());
-                a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
-            };
-            if let Some(earlier) = listen[..index].iter().find(overlaps) {
-                let what = format!("{address} and {earlier} share an IP address, expected one port for each");
-                return self.refuse("quic.listen", &what);
-            }
-        }
+        let needs = ["allow_anonymous", "client_certificates"].map(|key| format!("{section}.{key}"));
+        self.refuse(&format!("{section}.listen"), &what).needs(needs.into());
     }
 
     fn number(&mut self, key: &str, value: u32, range: RangeInclusive<u32>) {
@@ -227,9 +271,25 @@ impl Rules {
         self.refuse(key, &format!("{value} is out of range, expected {least} to {most}"));
     }
 
-    fn refuse(&mut self, key: &str, what: &str) {
-        self.broken.push(Broken { key: key.to_owned(), what: what.to_owned() });
+    fn refuse(&mut self, key: &str, what: &str) -> &mut Broken {
+        let broken = Broken { key: key.to_owned(), what: what.to_owned(), other: None, needs: Vec::new() };
+        self.broken.push(broken);
+        self.broken.last_mut().expect("just pushed")
     }
+}
+
+impl Broken {
+    fn needs(&mut self, keys: Vec<String>) {
+        self.needs = keys;
+    }
+}
+
+/// Whether the kernel would refuse the second of two sockets: the port is the same, and so is the address, or one of the
+/// two stands for all of its family. Port 0 is a port of its own each time.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let (one, other) = (a.ip(), b.ip());
+    let is_shared = one == other || one.is_unspecified() || other.is_unspecified();
+    a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && is_shared
 }
 
 /// `https://example.org:8443`, without a path; `null` is nobody's, and `*` everybody's.
@@ -245,6 +305,10 @@ fn is_origin(text: &str) -> bool {
 fn is_loopback(address: &SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
+
+/// Sockets that a ring of a shard has places for.
+const UDP_MAX: usize = 64;
+const STREAMS_MAX: usize = 256;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;

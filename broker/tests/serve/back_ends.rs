@@ -4,7 +4,7 @@
 use std::thread;
 
 use quelea::broker::Broker;
-use quelea::config::IoBackend;
+use quelea::config::{IoBackend, Transport};
 use quelea_mqtt::{QoS, ReasonCode};
 use quelea_udp_io::{Backend, Choice};
 
@@ -83,7 +83,7 @@ fn draining_dismisses_every_client_over_io_uring() {
 fn ports_are_free_again_when_a_broker_has_stopped() {
     for backend in [IoBackend::Epoll, IoBackend::IoUring] {
         let Some(served) = serve_on(backend) else { continue };
-        let (tcp, quic) = (served.tcp(), served.broker.quic_addresses()[0]);
+        let (tcp, quic) = (served.tcp(), served.broker.addresses(Transport::Quic)[0]);
         let _client = served.client("client");
         drop(served);
         let directory = tempfile::tempdir().unwrap();

@@ -4,6 +4,7 @@
 
 mod back_ends;
 mod client;
+mod listeners;
 mod process;
 mod quic;
 mod tcp;

@@ -1,6 +1,6 @@
 //! The binary: banner, signals, exit codes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -182,14 +182,66 @@ fn a_second_signal_stops_at_once_with_1() {
 }
 
 #[test]
-fn sighup_loads_the_certificate_anew_and_says_so() {
+fn sighup_says_once_what_was_exchanged_and_for_whom() {
     let directory = directory();
-    let process = quelea(directory.path(), &ANY_PORTS);
+    let (certificate, key) = (directory.path().join("chain.pem"), directory.path().join("key.pem"));
+    let write = || {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    };
+    write();
+    let listener = |transport: &str| {
+        let pair = format!("certificate = {certificate:?}\nkey = {key:?}");
+        format!("[[listeners]]\ntype = \"{transport}\"\nlisten = \"127.0.0.1:0\"\n{pair}\n")
+    };
+    let file = directory.path().join("quelea.toml");
+    std::fs::write(&file, listener("quic") + &listener("tls")).unwrap();
+    let process = quelea(directory.path(), &[&["--config", file.to_str().unwrap()][..], &ANY_PORTS].concat());
     line_with(&process.log, "serving");
+
     process.signal(Signal::HUP);
-    line_with(&process.log, "certificate loaded anew");
+    let line = line_with(&process.log, "certificates and authorities read again");
+    assert!(line.contains("exchanged=0 unchanged=2 refused=0"), "{line}");
+
+    write();
+    process.signal(Signal::HUP);
+    let line = line_with(&process.log, "certificate exchanged");
+    assert!(line.contains("listeners=\"listeners[0], listeners[1]\""), "{line}");
+    let line = process.log.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("exchanged=1 unchanged=1 refused=0"), "said once: {line}");
+
+    std::fs::write(&key, "no key").unwrap();
+    process.signal(Signal::HUP);
+    let line = line_with(&process.log, "what was in use before stays");
+    assert!(line.contains("listeners[0], listeners[1]") && line.contains("key.pem"), "{line}");
+    let line = process.log.recv_timeout(PATIENCE).unwrap();
+    assert!(line.contains("exchanged=0 unchanged=1 refused=1"), "said once: {line}");
     process.signal(Signal::TERM);
     assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn the_log_says_why_a_handshake_was_refused_where_and_whose_it_was() {
+    let directory = directory();
+    let process = quelea(directory.path(), &ANY_PORTS);
+    let quic = process.address("MQTT over QUIC");
+    let tls = process.address("MQTT over TLS");
+    let mut stream = std::net::TcpStream::connect(tls).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let peer = stream.local_addr().unwrap();
+    let line = line_with(&process.log, "a client was refused");
+    for part in [&format!("listener=\"tls (tls {tls})\""), &format!("peer={peer}"), "InvalidContentType"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let config = crate::quic::client_config(stranger.cert.der(), None, "mqtt");
+    assert!(crate::quic::QuicStream::try_open(quic, config).is_err());
+    let line = line_with(&process.log, "a client was refused");
+    for part in [&format!("listener=\"quic (quic {quic})\""), "the client says: ", "others=0"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
 }
 
 #[test]
@@ -216,7 +268,7 @@ fn check_reads_the_certificate_files_too() {
     std::fs::write(&certificate, made.cert.pem()).unwrap();
     let file = directory.path().join("quelea.toml");
     let text = format!("[tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
-    std::fs::write(&file, text).unwrap();
+    std::fs::write(&file, &text).unwrap();
     let arguments = ["check", "--config", file.to_str().unwrap()];
 
     let (status, log) = quelea(directory.path(), &arguments).end();
@@ -224,6 +276,25 @@ fn check_reads_the_certificate_files_too() {
     let place = format!("quelea: {}:3: tls.key: {}: No such file", file.display(), key.display());
     assert!(log[0].starts_with(&place), "{log:?}");
 
+    // Mistakes of the configuration and of the files are told together, and a file that is named twice once.
+    let missing = directory.path().join("clients.pem");
+    let listener = format!(
+        "[[listeners]]\ntype = \"quic\"\nlisten = \"127.0.0.1:1\"\nconnections_max = 0\n\
+         client_certificates = \"required\"\nclient_ca = {missing:?}\n"
+    );
+    std::fs::write(&file, format!("{text}{listener}")).unwrap();
+    std::fs::write(&certificate, "no certificate").unwrap();
+    let (status, log) = quelea(directory.path(), &arguments).end();
+    assert_eq!(status.code(), Some(2));
+    let places =
+        ["7: listeners[0].connections_max", "2: tls.certificate", "3: tls.key", "9: listeners[0].client_ca"];
+    assert_eq!(log.len(), places.len(), "{log:?}");
+    for (line, place) in log.iter().zip(places) {
+        assert!(line.starts_with(&format!("quelea: {}:{place}: ", file.display())), "{line}");
+    }
+
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let process = quelea(directory.path(), &arguments);
     line_with(&process.out, "The configuration is valid.");

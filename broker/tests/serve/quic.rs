@@ -4,13 +4,15 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use quelea::config::Transport;
 use quelea_mqtt::{Connect, QoS, ReasonCode, Version};
 use quinn::crypto::rustls::QuicClientConfig;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::client::{Client, message};
+use crate::tls::Issued;
 use crate::{PATIENCE, Served, any_port, serve, serve_with};
 
 /// One QUIC connection and its first stream, driven by a thread of its own.
@@ -26,45 +28,65 @@ pub(crate) type QuicClient = Client<QuicStream>;
 
 impl QuicStream {
     fn open(address: SocketAddr, trusted: &CertificateDer<'static>, alpn: &str) -> Self {
+        Self::try_open(address, client_config(trusted, None, alpn)).unwrap()
+    }
+
+    /// The error is the broker's, or the client's own of its certificate.
+    pub(crate) fn try_open(
+        address: SocketAddr,
+        config: quinn::ClientConfig,
+    ) -> Result<Self, quinn::ConnectionError> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (endpoint, connection, (send, receive)) = runtime.block_on(async {
             let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let mut endpoint = quinn::Endpoint::client(unspecified.parse().unwrap()).unwrap();
-            endpoint.set_default_client_config(client_config(trusted, alpn));
+            endpoint.set_default_client_config(config);
             let connecting = endpoint.connect(address, "localhost").unwrap();
-            let connection = timeout(PATIENCE, connecting).await.unwrap().unwrap();
-            let stream = connection.open_bi().await.unwrap();
-            (endpoint, connection, stream)
-        });
-        Self { runtime, endpoint, connection, send, receive }
+            let connection = timeout(PATIENCE, connecting).await.unwrap()?;
+            let stream = connection.open_bi().await?;
+            Ok::<_, quinn::ConnectionError>((endpoint, connection, stream))
+        })?;
+        Ok(Self { runtime, endpoint, connection, send, receive })
     }
 
-    fn certificate(&self) -> CertificateDer<'static> {
+    pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         let chain = self.connection.peer_identity().unwrap();
         chain.downcast::<Vec<CertificateDer<'static>>>().unwrap()[0].clone()
     }
 
     /// Goes on from another port, as after a change of network.
-    fn move_away(&self) {
+    pub(crate) fn move_away(&self) {
         let _inside = self.runtime.enter();
         self.endpoint.rebind(UdpSocket::bind(any_port()).unwrap()).unwrap();
     }
 
     /// Why the broker has closed the connection.
-    fn closed(&self) -> quinn::ConnectionError {
+    pub(crate) fn closed(&self) -> quinn::ConnectionError {
         self.runtime.block_on(async { timeout(PATIENCE, self.connection.closed()).await.unwrap() })
     }
 }
 
-fn client_config(trusted: &CertificateDer<'static>, alpn: &str) -> quinn::ClientConfig {
+/// A client that trusts one certificate, and may show another.
+pub(crate) fn client_config(
+    trusted: &CertificateDer<'static>,
+    shown: Option<&Issued>,
+    alpn: &str,
+) -> quinn::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(trusted.clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap();
-    let mut tls = tls.with_root_certificates(roots).with_no_client_auth();
+    let tls = tls.with_root_certificates(roots);
+    let mut tls = match shown {
+        Some(issued) => {
+            let key = PrivateKeyDer::try_from(issued.key.clone()).unwrap();
+            tls.with_client_auth_cert(vec![issued.certificate.clone()], key).unwrap()
+        }
+        None => tls.with_no_client_auth(),
+    };
     tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()))
 }
@@ -92,7 +114,7 @@ impl Write for QuicStream {
 impl Served {
     fn quic(&self, alpn: &str) -> QuicStream {
         let trusted = self.broker.certificate().unwrap().leaf().clone().into_owned();
-        QuicStream::open(self.broker.quic_addresses()[0], &trusted, alpn)
+        QuicStream::open(self.broker.addresses(Transport::Quic)[0], &trusted, alpn)
     }
 
     pub(crate) fn quic_client(&self, name: &str) -> QuicClient {
@@ -123,13 +145,14 @@ fn quic_and_tcp_clients_hear_one_another() {
 #[test]
 fn each_address_answers_for_itself() {
     let served = serve_with(|config| {
-        let addresses = ["127.0.0.1:0", "127.0.0.2:0", "[::1]:0"];
+        // Two of them share an IP address.
+        let addresses = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "[::1]:0"];
         config.quic.listen = addresses.map(|address| address.parse().unwrap()).into();
     });
     let trusted = served.broker.certificate().unwrap().leaf().clone().into_owned();
     let mut watcher = served.client("watcher");
     watcher.subscribe("hello", QoS::AtLeastOnce);
-    for &address in served.broker.quic_addresses() {
+    for address in served.broker.addresses(Transport::Quic) {
         let stream = QuicStream::open(address, &trusted, "mqtt");
         let mut client = Client::introduce(stream, Connect::new(Version::V5, "client"));
         let sent = message("hello", address.to_string().as_bytes(), QoS::AtLeastOnce);

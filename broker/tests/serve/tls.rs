@@ -6,26 +6,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use quelea::config::{ClientCertificates, Listener, ProxyProtocol, Transport};
+use quelea::secrets::Reloaded;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::{PATIENCE, any_port, serve_with};
 
 /// An authority, and what it has issued.
-struct Authority {
+pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
-    certificate: rcgen::Certificate,
+    pub(crate) certificate: rcgen::Certificate,
 }
 
-struct Issued {
-    certificate: CertificateDer<'static>,
-    key: Vec<u8>,
+pub(crate) struct Issued {
+    pub(crate) certificate: CertificateDer<'static>,
+    pub(crate) key: Vec<u8>,
     pem: String,
     key_pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
         parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
@@ -33,7 +34,7 @@ impl Authority {
         Self { issuer: rcgen::Issuer::new(parameters, key), certificate }
     }
 
-    fn issue(&self, name: &str) -> Issued {
+    pub(crate) fn issue(&self, name: &str) -> Issued {
         let key = rcgen::KeyPair::generate().unwrap();
         let made = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
         let made = made.signed_by(&key, &self.issuer).unwrap();
@@ -44,7 +45,7 @@ impl Authority {
 
 impl Issued {
     /// The files that a listener names: chain, key.
-    fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
+    pub(crate) fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
         let files = (directory.join("chain.pem"), directory.join("key.pem"));
         std::fs::write(&files.0, &self.pem).unwrap();
         std::fs::write(&files.1, &self.key_pem).unwrap();
@@ -115,7 +116,9 @@ fn a_listener_shows_its_own_certificate_and_a_reload_brings_the_next() {
 
     std::fs::write(&certificate, "no certificate").unwrap();
     let reloaded = served.broker.reload();
-    assert_eq!((reloaded.certificates.len(), reloaded.refused.len()), (1, 1));
+    let Reloaded { exchanged, unchanged, refused } = reloaded;
+    assert_eq!((exchanged.len(), unchanged, refused.len()), (0, 1, 1));
+    assert_eq!(refused[0].listeners, ["listeners[0]"]);
     assert_eq!(seen(&connect(own, &root, None, b"").unwrap()), first.certificate, "the old one stays");
 
     let second = authority.issue("localhost");

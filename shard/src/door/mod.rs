@@ -47,11 +47,20 @@ pub struct DoorKind {
     pub websocket: Option<Arc<WebSocketRules>>,
     /// Byte streams of this kind that one shard serves at once.
     pub connections_max: usize,
+    /// The same of one network, an IPv4 address or an IPv6 /64: that of the client whom a PROXY header has named, where one
+    /// comes first. `usize::MAX`: nobody counts.
+    pub connections_per_prefix_max: usize,
 }
 
 impl DoorKind {
     /// MQTT as it is, over TCP.
-    pub const PLAIN: Self = Self { proxy: None, tls: None, websocket: None, connections_max: usize::MAX };
+    pub const PLAIN: Self = Self {
+        proxy: None,
+        tls: None,
+        websocket: None,
+        connections_max: usize::MAX,
+        connections_per_prefix_max: usize::MAX,
+    };
 
     fn is_plain(&self) -> bool {
         self.proxy.is_none() && self.tls.is_none() && self.websocket.is_none()
@@ -77,10 +86,15 @@ pub(crate) enum Stage {
 }
 
 /// Why the layers of a byte stream give it up. What the client is told lies with what is to be written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum LayerError {
     Proxy,
-    Tls { in_handshake: bool },
+    Tls {
+        in_handshake: bool,
+        why: rustls::Error,
+    },
+    /// Not said by a layer: the client's network has its maximum.
+    Network,
     Upgrade,
     WebSocket,
 }
@@ -103,6 +117,8 @@ pub(crate) struct Layers {
     websocket: Option<Box<WebSocket>>,
     /// Whom the PROXY header has named.
     named: Option<SocketAddr>,
+    /// The one that it has named is counted for its network.
+    pub(crate) counts_named: bool,
     /// Bytes of the layers' own for the stream: handshake, alerts.
     own: BytesMut,
     is_writing: bool,
@@ -151,6 +167,7 @@ impl Layers {
             tls: kind.tls.as_ref().map(|tls| Box::new(Tls::new(tls))),
             websocket,
             named: None,
+            counts_named: false,
             own: BytesMut::new(),
             is_writing: false,
             is_queued: false,
@@ -238,7 +255,7 @@ impl Layers {
                 websocket_end = pass_websocket(websocket, bytes, &mut scratch.plain);
             }
         });
-        let passed = stepped.map_err(|_| LayerError::Tls { in_handshake: true }).and(websocket_end);
+        let passed = stepped.map_err(|why| LayerError::Tls { in_handshake: true, why }).and(websocket_end);
         self.note(passed)
     }
 
@@ -278,7 +295,7 @@ impl Layers {
                 websocket_end = pass_websocket(websocket, bytes, plain);
             }
         });
-        decrypted.map_err(|_| LayerError::Tls { in_handshake: false }).and(websocket_end)
+        decrypted.map_err(|why| LayerError::Tls { in_handshake: false, why }).and(websocket_end)
     }
 
     /// Whether the layers have something to write that is not MQTT's.
@@ -289,6 +306,11 @@ impl Layers {
                     || !ws.response.is_empty()
                     || ws.frames().is_some_and(|frames| frames.owes_pong())
             })
+    }
+
+    /// Nothing more is understood.
+    pub(crate) fn give_up(&mut self) {
+        self.has_failed = true;
     }
 
     /// Whether all that was to be written is with the kernel.

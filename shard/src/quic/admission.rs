@@ -4,28 +4,32 @@
 //! until the turn has time for them. What is too much is answered as cheaply as possible, in this order:
 //!
 //! ```text
-//! draining, or too many connections (in all, of the prefix)  ─▶ refused: CONNECTION_REFUSED tells the client
+//! draining, or too many connections (in all, of the listener, of the prefix)
+//!                                                            ─▶ refused: CONNECTION_REFUSED tells the client
 //! queue full                                                 ─▶ silence: the client will repeat itself
 //! backlog, or too many of the prefix, address unproven       ─▶ Retry: nothing is kept, strangers must come back
 //! too many of the prefix, address proven                     ─▶ silence
 //! ```
 //!
-//! Proven and unproven handshakes are counted apart, so that forged senders cannot lock out the real ones.
+//! Proven and unproven handshakes are counted apart, so that forged senders cannot lock out the real ones. Every listener
+//! counts its own: who fills one takes nothing from another.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use foldhash::quality::FixedState;
 use hashbrown::HashMap;
 use quinn_proto::Incoming;
 
+use super::listener::{QuicListenerId, QuicListenerLimits};
 use super::settings::QuicSettings;
+use crate::prefix::Prefix;
 
 /// The queue and the counts.
 pub(super) struct Admission {
     queue: VecDeque<Waiting>,
-    prefixes: HashMap<Prefix, Guests, FixedState>,
+    listeners: Vec<Listener>,
+    prefixes: HashMap<(QuicListenerId, Prefix), Guests, FixedState>,
     handshaking: usize,
     draining: bool,
 }
@@ -37,23 +41,17 @@ pub(super) struct Waiting {
     pub(super) guest: Guest,
 }
 
-/// An address range that counts as one party: an IPv4 address, or an IPv6 /64, which one household gets at least.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Prefix(u64);
-
-impl Prefix {
-    pub(super) fn of(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            // The upper half would be an IPv6 multicast prefix, from which nothing is ever sent.
-            IpAddr::V4(v4) => Self(0xffff_ffff << 32 | u64::from(v4.to_bits())),
-            IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
-        }
-    }
+/// What a listener takes and has.
+struct Listener {
+    limits: QuicListenerLimits,
+    /// First packets in the queue, handshakes and connections.
+    guests: usize,
 }
 
 /// On whose account a handshake or connection goes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guest {
+    pub(super) listener: QuicListenerId,
     prefix: Prefix,
     proven: bool,
 }
@@ -61,18 +59,18 @@ pub(super) struct Guest {
 /// What one prefix has.
 #[derive(Default)]
 struct Guests {
-    handshakes_proven: usize,
-    handshakes_unproven: usize,
-    connections: usize,
+    handshakes_proven: u32,
+    handshakes_unproven: u32,
+    connections: u32,
 }
 
 impl Guests {
-    fn handshakes(&mut self, proven: bool) -> &mut usize {
+    fn handshakes(&mut self, proven: bool) -> &mut u32 {
         if proven { &mut self.handshakes_proven } else { &mut self.handshakes_unproven }
     }
 
     fn total(&self) -> usize {
-        self.connections + self.handshakes_proven + self.handshakes_unproven
+        (self.connections + self.handshakes_proven + self.handshakes_unproven) as usize
     }
 }
 
@@ -82,6 +80,7 @@ pub(super) enum Verdict {
     Wait,
     RefuseDraining,
     RefuseConnections,
+    RefuseListener,
     RefusePrefix,
     RetryBacklog,
     RetryPrefix,
@@ -93,10 +92,22 @@ impl Admission {
     pub(super) fn new(hash_seed: u64) -> Self {
         Self {
             queue: VecDeque::new(),
+            listeners: Vec::new(),
             prefixes: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             handshaking: 0,
             draining: false,
         }
+    }
+
+    /// Begins to count for the next listener.
+    pub(super) fn add_listener(&mut self, limits: QuicListenerLimits) -> QuicListenerId {
+        self.listeners.push(Listener { limits, guests: 0 });
+        QuicListenerId::from_index(self.listeners.len() - 1)
+    }
+
+    /// Holds a listener to other limits; who is in stays.
+    pub(super) fn limit(&mut self, listener: QuicListenerId, limits: QuicListenerLimits) {
+        self.listeners[listener.index()].limits = limits;
     }
 
     /// Refuse everyone from now on, or stop doing so.
@@ -117,8 +128,12 @@ impl Admission {
         if live + self.queue.len() >= settings.connections_max {
             return Verdict::RefuseConnections;
         }
-        let theirs = self.prefixes.get(&guest.prefix);
-        if theirs.is_some_and(|guests| guests.total() >= settings.connections_per_prefix_max) {
+        let Listener { limits, guests } = &self.listeners[guest.listener.index()];
+        if *guests >= limits.connections_max {
+            return Verdict::RefuseListener;
+        }
+        let theirs = self.prefixes.get(&guest.account());
+        if theirs.is_some_and(|guests| guests.total() >= limits.connections_per_prefix_max) {
             return Verdict::RefusePrefix;
         }
         if self.queue.len() >= settings.handshakes_queued_max {
@@ -131,7 +146,7 @@ impl Admission {
             true => guests.handshakes_proven,
             false => guests.handshakes_unproven,
         });
-        match (running >= settings.handshakes_per_prefix_max, guest.proven) {
+        match (running as usize >= limits.handshakes_per_prefix_max, guest.proven) {
             (false, _) => Verdict::Wait,
             (true, true) => Verdict::IgnorePrefixFull,
             (true, false) => Verdict::RetryPrefix,
@@ -140,7 +155,8 @@ impl Admission {
 
     /// Queues a first packet that was told to wait.
     pub(super) fn push(&mut self, waiting: Waiting) {
-        let guests = self.prefixes.entry(waiting.guest.prefix).or_default();
+        self.listeners[waiting.guest.listener.index()].guests += 1;
+        let guests = self.prefixes.entry(waiting.guest.account()).or_default();
         *guests.handshakes(waiting.guest.proven) += 1;
         self.queue.push_back(waiting);
     }
@@ -155,7 +171,7 @@ impl Admission {
     /// A handshake taken from the queue became a connection.
     pub(super) fn on_connected(&mut self, guest: Guest) {
         self.handshaking -= 1;
-        let guests = self.prefixes.get_mut(&guest.prefix).expect("it was counted when it was queued");
+        let guests = self.prefixes.get_mut(&guest.account()).expect("it was counted when it was queued");
         *guests.handshakes(guest.proven) -= 1;
         guests.connections += 1;
     }
@@ -172,33 +188,25 @@ impl Admission {
     }
 
     fn release(&mut self, guest: Guest, one: impl FnOnce(&mut Guests)) {
-        let guests = self.prefixes.get_mut(&guest.prefix).expect("it was counted when it was queued");
+        self.listeners[guest.listener.index()].guests -= 1;
+        let guests = self.prefixes.get_mut(&guest.account()).expect("it was counted when it was queued");
         one(guests);
         if guests.total() == 0 {
-            self.prefixes.remove(&guest.prefix);
+            self.prefixes.remove(&guest.account());
         }
     }
 }
 
 impl Guest {
-    pub(super) fn of(incoming: &Incoming) -> Self {
+    pub(super) fn of(incoming: &Incoming, listener: QuicListenerId) -> Self {
         Self {
+            listener,
             prefix: Prefix::of(incoming.remote_address().ip()),
             proven: incoming.remote_address_validated(),
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_is_an_ipv4_address_or_an_ipv6_64() {
-        let of = |text: &str| Prefix::of(text.parse().expect("an address"));
-        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
-        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
-        assert_eq!(of("2001:db8:0:1::1"), of("2001:db8:0:1:ffff::2"));
-        assert_ne!(of("2001:db8:0:1::1"), of("2001:db8:0:2::1"));
+    fn account(self) -> (QuicListenerId, Prefix) {
+        (self.listener, self.prefix)
     }
 }

@@ -13,6 +13,8 @@ pub struct QuicCounters {
     pub bytes_out: u64,
     /// Datagrams that named another shard.
     pub datagrams_foreign: u64,
+    /// Datagrams dropped because their connection belongs to another listener.
+    pub datagrams_misplaced: u64,
     /// Answers without a connection: version negotiation, Retry, refusals and stateless resets.
     pub stateless_sent: u64,
     /// Such answers that found their queue full.
@@ -31,6 +33,8 @@ pub struct QuicCounters {
     pub refused_draining: u64,
     /// Of those: refused at the connections' maximum.
     pub refused_connections: u64,
+    /// Of those: refused at the maximum of their listener.
+    pub refused_listener: u64,
     /// Of those: refused at the maximum of their prefix.
     pub refused_prefix: u64,
     /// Of those: dropped because they had waited longer than a handshake may last.

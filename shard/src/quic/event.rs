@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{ConnectionError, VarInt};
 
+use super::listener::QuicListenerId;
+
 /// Names one connection for as long as it lives; a stale one finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
@@ -188,6 +190,18 @@ impl CloseWhy {
     }
 }
 
+/// Why a handshake came to nothing, in words: the peer's, if it has said so itself.
+pub(super) fn words_of(error: &ConnectionError) -> String {
+    let (who, code, reason) = match error {
+        ConnectionError::TransportError(ours) => ("", ours.code, ours.reason.as_str().into()),
+        ConnectionError::ConnectionClosed(theirs) => {
+            ("the client says: ", theirs.error_code, String::from_utf8_lossy(&theirs.reason))
+        }
+        other => return other.to_string(),
+    };
+    if reason.is_empty() { format!("{who}{code}") } else { format!("{who}{reason}") }
+}
+
 /// How a [`read`](super::Quic::read) ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadEnd {
@@ -219,6 +233,8 @@ pub enum WriteEnd {
 /// Where a datagram came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Path {
+    /// The listener it came to.
+    pub listener: QuicListenerId,
     /// The sender.
     pub peer: SocketAddr,
     /// The address of ours it was sent to, if the socket tells.
@@ -240,6 +256,8 @@ pub enum Handled {
 /// One or more datagrams to one peer, as [`Quic::poll_transmit`](super::Quic::poll_transmit) packed them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
+    /// The listener to send from.
+    pub listener: QuicListenerId,
     /// The receiver.
     pub destination: SocketAddr,
     /// The address of ours to send from, if known.
@@ -253,8 +271,9 @@ pub struct Transmit {
 }
 
 impl Transmit {
-    pub(super) fn from_proto(transmit: &quinn_proto::Transmit) -> Self {
+    pub(super) fn from_proto(listener: QuicListenerId, transmit: &quinn_proto::Transmit) -> Self {
         Self {
+            listener,
             destination: transmit.destination,
             source: transmit.src_ip,
             ecn: transmit.ecn.map(|ecn| ecn as u8),

@@ -1,16 +1,20 @@
 //! What comes in: datagrams, time for handshakes, timeouts.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use quinn_proto::{Connection, ConnectionHandle, DatagramEvent, EcnCodepoint, Incoming};
 
 use super::admission::{Guest, Verdict, Waiting};
-use super::event::{Handled, Path};
+use super::event::{Handled, Path, words_of};
+use super::listener::QuicListenerId;
 use super::table::{Entry, Moving, Stage};
 use super::window::Window;
 use super::{Quic, handle_of, slot_of};
+use crate::refusal::Entrance;
 
 impl Quic {
     /// Takes one UDP payload. A connection's events and answers follow from [`poll_event`](Self::poll_event) and
@@ -37,11 +41,15 @@ impl Quic {
                 let slot = slot_of(handle);
                 let entry =
                     self.table.get_mut(slot).expect("the endpoint knows connections of the table only");
+                if entry.guest.listener != from.listener {
+                    self.counters.datagrams_misplaced += 1;
+                    return Handled::Here;
+                }
                 entry.connection.handle_event(event);
                 self.on_input(slot, Some(from.peer));
             }
-            Some(DatagramEvent::NewConnection(incoming)) => self.on_initial(now, incoming),
-            Some(DatagramEvent::Response(answer)) => self.push_stateless(&answer),
+            Some(DatagramEvent::NewConnection(incoming)) => self.on_initial(now, incoming, from.listener),
+            Some(DatagramEvent::Response(answer)) => self.push_stateless(from.listener, &answer),
             None => {}
         }
         Handled::Here
@@ -53,21 +61,25 @@ impl Quic {
         while self.admission.waiting() > 0 && !out_of_time() {
             let Some(Waiting { incoming, arrived, guest }) = self.admission.pop() else { return };
             let until = arrived + self.settings.handshake_timeout;
+            let peer = incoming.remote_address();
             if until <= now {
                 self.counters.initials_expired += 1;
+                self.note_refusal(guest.listener, peer, || OUT_OF_TIME.into());
                 self.endpoint.ignore(incoming);
                 self.admission.on_handshake_failed(guest);
                 continue;
             }
             self.scratch.clear();
             self.counters.handshakes_begun += 1;
-            match self.endpoint.accept(incoming, now, &mut self.scratch, None) {
+            let config = Arc::clone(&self.listeners[guest.listener.index()]);
+            match self.endpoint.accept(incoming, now, &mut self.scratch, Some(config)) {
                 Ok((handle, connection)) => self.on_accepted(handle, connection, guest, until),
                 Err(refused) => {
                     self.counters.handshakes_failed += 1;
                     self.admission.on_handshake_failed(guest);
+                    self.note_refusal(guest.listener, peer, || words_of(&refused.cause).into());
                     if let Some(answer) = refused.response {
-                        self.push_stateless(&answer);
+                        self.push_stateless(guest.listener, &answer);
                     }
                 }
             }
@@ -98,31 +110,35 @@ impl Quic {
         self.wheel.next_deadline()
     }
 
-    fn on_initial(&mut self, now: Instant, incoming: Incoming) {
+    fn on_initial(&mut self, now: Instant, incoming: Incoming, listener: QuicListenerId) {
         self.counters.initials += 1;
-        let guest = Guest::of(&incoming);
+        let guest = Guest::of(&incoming, listener);
         let counters = &mut self.counters;
         match self.admission.judge(&self.settings, self.table.live(), guest) {
             Verdict::Wait => self.admission.push(Waiting { incoming, arrived: now, guest }),
             Verdict::RefuseDraining => {
                 counters.refused_draining += 1;
-                self.refuse(incoming);
+                self.refuse(incoming, listener, None);
             }
             Verdict::RefuseConnections => {
                 counters.refused_connections += 1;
-                self.refuse(incoming);
+                self.refuse(incoming, listener, Some("the shard has its maximum of connections"));
+            }
+            Verdict::RefuseListener => {
+                counters.refused_listener += 1;
+                self.refuse(incoming, listener, Some("the listener has its maximum of connections"));
             }
             Verdict::RefusePrefix => {
                 counters.refused_prefix += 1;
-                self.refuse(incoming);
+                self.refuse(incoming, listener, Some("its network has its maximum of connections"));
             }
             Verdict::RetryBacklog => {
                 counters.retries_backlog += 1;
-                self.retry(incoming);
+                self.retry(incoming, listener);
             }
             Verdict::RetryPrefix => {
                 counters.retries_prefix += 1;
-                self.retry(incoming);
+                self.retry(incoming, listener);
             }
             Verdict::IgnoreQueueFull => {
                 counters.initials_queue_full += 1;
@@ -135,14 +151,18 @@ impl Quic {
         }
     }
 
-    fn refuse(&mut self, incoming: Incoming) {
+    /// Tells a client that there is no room for it. While the broker drains, that is no news for the log.
+    fn refuse(&mut self, incoming: Incoming, listener: QuicListenerId, why: Option<&'static str>) {
+        if let Some(why) = why {
+            self.note_refusal(listener, incoming.remote_address(), || why.into());
+        }
         let answer = self.endpoint.refuse(incoming, &mut self.scratch);
-        self.push_stateless(&answer);
+        self.push_stateless(listener, &answer);
     }
 
-    fn retry(&mut self, incoming: Incoming) {
+    fn retry(&mut self, incoming: Incoming, listener: QuicListenerId) {
         match self.endpoint.retry(incoming, &mut self.scratch) {
-            Ok(answer) => self.push_stateless(&answer),
+            Ok(answer) => self.push_stateless(listener, &answer),
             // Only a client that has been through a Retry may not be sent another; its address would be proven.
             Err(refused) => self.endpoint.ignore(refused.into_incoming()),
         }
@@ -184,7 +204,9 @@ impl Quic {
         entry.drained = true;
         entry.stage = Stage::Lingering;
         let guest = entry.guest;
+        let peer = entry.connection.remote_address();
         self.counters.handshakes_expired += 1;
+        self.note_refusal(guest.listener, peer, || OUT_OF_TIME.into());
         #[cfg(feature = "mutants")]
         if self.settings.mutant == Some(crate::mutants::Mutant::HandshakesNotGivenBack) {
             return self.mark_ready(slot);
@@ -202,6 +224,15 @@ impl Quic {
         }
         self.mark_ready(slot);
         self.mark_dirty(slot);
+    }
+
+    pub(super) fn note_refusal(
+        &mut self,
+        listener: QuicListenerId,
+        peer: SocketAddr,
+        why: impl FnOnce() -> Cow<'static, str>,
+    ) {
+        self.refusals.note(Entrance::Quic(listener), peer, why);
     }
 
     /// Exchanges what a connection and the endpoint have to tell each other: IDs, reset tokens, the end.
@@ -247,3 +278,6 @@ impl Entry {
         }
     }
 }
+
+/// What the log says of a handshake that was not complete in time.
+const OUT_OF_TIME: &str = "its handshake was not complete in time";

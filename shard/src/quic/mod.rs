@@ -24,6 +24,7 @@ mod counters;
 mod event;
 mod input;
 mod keys;
+mod listener;
 mod output;
 mod session;
 mod settings;
@@ -49,11 +50,13 @@ use rustls::pki_types::CertificateDer;
 
 pub use counters::QuicCounters;
 pub use event::{Alpn, CloseWhy, ConnId, Handled, Path, QuicEvent, ReadEnd, StreamId, Transmit, WriteEnd};
+pub use listener::{QuicListenerId, QuicListenerLimits};
 pub use output::SEGMENTS_MAX;
 pub use session::Negotiated;
 pub use settings::{Congestion, QuicKeys, QuicSettings, SEND_WINDOW_MAX, STREAMS_MAX};
 pub use tls::{QuicTls, TlsError};
 
+use crate::refusal::{Refusal, Refusals};
 use crate::steering::Steering;
 use admission::Admission;
 use keys::{ResetKey, TokenClock, TokenKey};
@@ -73,6 +76,8 @@ use window::{Widened, WindowLimits};
 ///   sleep until `poll_timeout` only when [`is_idle`](Self::is_idle).
 pub struct Quic {
     endpoint: Endpoint,
+    /// What handshakes are made from, by listener; the first is the endpoint's own.
+    listeners: Vec<Arc<ServerConfig>>,
     table: Table,
     wheel: Wheel,
     admission: Admission,
@@ -94,10 +99,11 @@ pub struct Quic {
     /// Where quinn-proto writes stateless answers.
     scratch: Vec<u8>,
     counters: QuicCounters,
+    refusals: Refusals,
 }
 
 impl Quic {
-    /// Makes shard number `shard` of `shards`. All randomness comes from `seed`, which must differ between shards and
+    /// Makes shard number `shard` of `shards`, with a first listener that has no limits of its own. All randomness comes from `seed`, which must differ between shards and
     /// be secret: connection IDs follow from it.
     ///
     /// `tls` is a [`QuicTls`]. Only a simulator has another, whose sessions tell what they negotiated as [`Negotiated`].
@@ -133,6 +139,7 @@ impl Quic {
             .rng_seed(Some(endpoint_seed));
         let mut quic = Self {
             endpoint: Endpoint::new(Arc::new(config), None, true, None),
+            listeners: Vec::new(),
             table: Table::new(),
             wheel: Wheel::new(),
             admission: Admission::new(random.next_u64()),
@@ -150,13 +157,36 @@ impl Quic {
             widened: Widened::default(),
             scratch: Vec::new(),
             counters: QuicCounters::default(),
+            refusals: Refusals::default(),
         };
-        quic.set_tls(tls);
+        let first = quic.add_listener(tls);
+        debug_assert_eq!(first, QuicListenerId::FIRST);
+        quic.endpoint.set_server_config(quic.listeners.first().cloned());
         quic
     }
 
-    /// Serves new connections with other certificates; those that exist, and first packets in the queue, keep theirs.
+    /// Serves one more listener, without limits of its own. All shards of a node add them in one order: a datagram that
+    /// is forwarded names its listener by its place.
+    pub fn add_listener<C: crypto::ServerConfig + 'static>(&mut self, tls: Arc<C>) -> QuicListenerId {
+        self.listeners.push(self.server_config(tls));
+        self.admission.add_listener(self.settings.listener_limits())
+    }
+
+    /// Holds a listener to limits of its own; who is in stays in.
+    ///
+    /// # Panics
+    /// If there is no such listener.
+    pub fn limit_listener(&mut self, listener: QuicListenerId, limits: QuicListenerLimits) {
+        self.admission.limit(listener, limits);
+    }
+
+    /// Serves new connections of the first listener with other certificates; those that exist keep theirs.
     pub fn set_tls<C: crypto::ServerConfig + 'static>(&mut self, tls: Arc<C>) {
+        self.listeners[0] = self.server_config(tls);
+        self.endpoint.set_server_config(self.listeners.first().cloned());
+    }
+
+    fn server_config<C: crypto::ServerConfig + 'static>(&self, tls: Arc<C>) -> Arc<ServerConfig> {
         // No NEW_TOKEN frames: they would need a log of used tokens that all shards share.
         let mut validation = ValidationTokenConfig::default();
         validation.sent(0).log(Arc::new(NoneTokenLog));
@@ -168,7 +198,7 @@ impl Quic {
             .incoming_buffer_size(INCOMING_BYTES_MAX)
             .incoming_buffer_size_total(self.settings.incoming_bytes_max)
             .time_source(self.clock.source());
-        self.endpoint.set_server_config(Some(Arc::new(config)));
+        Arc::new(config)
     }
 
     /// Refuses new connections from now on (`true`), or accepts them again. Connections that exist, and handshakes
@@ -235,6 +265,11 @@ impl Quic {
     /// What has been counted.
     pub fn counters(&self) -> &QuicCounters {
         &self.counters
+    }
+
+    /// The first client that was refused since this was last asked.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusals.take()
     }
 
     /// What this connection may cost, in bytes: its state, what the peer may send unread, and what we hold unsent or

@@ -3,15 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use quinn_proto::{Dir, Event, StreamEvent};
+use quinn_proto::{ConnectionError, Dir, Event, StreamEvent};
 
 use super::Quic;
-use super::event::{CloseWhy, QuicEvent, StreamId, Transmit};
+use super::event::{CloseWhy, QuicEvent, StreamId, Transmit, words_of};
+use super::listener::QuicListenerId;
 use super::session::Negotiated;
 use super::table::{Entry, Stage};
 
 /// An answer that belongs to no connection.
 pub(super) struct Stateless {
+    listener: QuicListenerId,
     destination: SocketAddr,
     source: Option<IpAddr>,
     bytes: Box<[u8]>,
@@ -50,6 +52,7 @@ impl Quic {
         let answer = self.stateless.pop_front()?;
         buffer.extend_from_slice(&answer.bytes);
         Some(Transmit {
+            listener: answer.listener,
             destination: answer.destination,
             source: answer.source,
             ecn: None,
@@ -63,7 +66,7 @@ impl Quic {
             let Some(entry) = self.table.get_mut(slot) else { continue };
             if let Some(transmit) = entry.connection.poll_transmit(now, SEGMENTS_MAX, buffer) {
                 self.dirty.push_back(slot);
-                return Some(Transmit::from_proto(&transmit));
+                return Some(Transmit::from_proto(entry.guest.listener, &transmit));
             }
             entry.dirty = false;
             self.settle(slot);
@@ -82,13 +85,14 @@ impl Quic {
     }
 
     /// Queues the answer that quinn-proto has written into `scratch`.
-    pub(super) fn push_stateless(&mut self, answer: &quinn_proto::Transmit) {
+    pub(super) fn push_stateless(&mut self, listener: QuicListenerId, answer: &quinn_proto::Transmit) {
         if self.stateless.len() >= STATELESS_MAX {
             self.counters.stateless_dropped += 1;
             return;
         }
         self.counters.stateless_sent += 1;
         self.stateless.push_back(Stateless {
+            listener,
             destination: answer.destination,
             source: answer.src_ip,
             bytes: self.scratch[..answer.size].into(),
@@ -109,17 +113,20 @@ impl Quic {
                     self.established += 1;
                     return Some(QuicEvent::Connected { conn, alpn, peer });
                 }
-                Step::Lost(why) => {
-                    let before = std::mem::replace(&mut entry.stage, Stage::Lingering);
-                    let guest = entry.guest;
-                    if matches!(before, Stage::Open(_)) {
-                        self.admission.on_closed(guest);
-                        self.counters.closed += 1;
-                        self.established -= 1;
-                        return Some(QuicEvent::Closed { conn, why });
-                    }
+                Step::Failed(error) => {
+                    entry.stage = Stage::Lingering;
+                    let (guest, peer) = (entry.guest, entry.connection.remote_address());
                     self.admission.on_handshake_failed(guest);
                     self.counters.handshakes_failed += 1;
+                    self.note_refusal(guest.listener, peer, || words_of(&error).into());
+                }
+                Step::Lost(why) => {
+                    entry.stage = Stage::Lingering;
+                    let guest = entry.guest;
+                    self.admission.on_closed(guest);
+                    self.counters.closed += 1;
+                    self.established -= 1;
+                    return Some(QuicEvent::Closed { conn, why });
                 }
                 Step::Moved => {
                     self.counters.peers_moved += 1;
@@ -142,6 +149,8 @@ impl Quic {
 /// One event of a connection that does not know its name.
 enum Step {
     Connected(super::Alpn),
+    /// Before it was connected.
+    Failed(ConnectionError),
     Lost(CloseWhy),
     Moved,
     Opened(StreamId),
@@ -174,6 +183,9 @@ impl Entry {
             }
             match self.connection.poll()? {
                 Event::Connected => return Some(Step::Connected(self.negotiated())),
+                Event::ConnectionLost { reason } if matches!(self.stage, Stage::Handshaking { .. }) => {
+                    return Some(Step::Failed(reason));
+                }
                 Event::ConnectionLost { reason } => return Some(Step::Lost(CloseWhy::from_proto(reason))),
                 Event::Stream(StreamEvent::Opened { dir }) => self.opened[dir as usize] = true,
                 Event::Stream(StreamEvent::Readable { id }) => {

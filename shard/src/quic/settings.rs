@@ -9,6 +9,7 @@ use std::time::Duration;
 use quinn_proto::congestion::{CubicConfig, NewRenoConfig};
 use quinn_proto::{IdleTimeout, MtuDiscoveryConfig, TransportConfig};
 
+use super::listener::QuicListenerLimits;
 use super::window::WindowLimits;
 
 /// Limits and timers of the QUIC half of one shard.
@@ -22,11 +23,12 @@ pub struct QuicSettings {
     pub handshakes_in_flight_retry: usize,
     /// First packets that may wait for their handshake.
     pub handshakes_queued_max: usize,
-    /// Handshakes of one address prefix, once for proven addresses and once for unproven ones.
+    /// Handshakes of one address prefix at a listener without a limit of its own, once for proven addresses and once for
+    /// unproven ones.
     pub handshakes_per_prefix_max: usize,
     /// Connections of this shard, those in handshake and those winding down included.
     pub connections_max: usize,
-    /// Connections of one address prefix: an IPv4 address or an IPv6 /64.
+    /// Connections of one address prefix at a listener without a limit of its own: an IPv4 address or an IPv6 /64.
     pub connections_per_prefix_max: usize,
     /// Bidirectional streams the peer may have open at once. With 1 the next one is granted only when the former is
     /// closed in both directions and acknowledged (OASIS MQTT over QUIC, profile `single`).
@@ -126,6 +128,16 @@ impl QuicSettings {
             Congestion::Cubic => transport.congestion_controller_factory(Arc::new(CubicConfig::default())),
         };
         transport
+    }
+
+    /// What a listener takes that has no limits of its own.
+    #[must_use]
+    pub fn listener_limits(&self) -> QuicListenerLimits {
+        QuicListenerLimits {
+            connections_max: self.connections_max,
+            connections_per_prefix_max: self.connections_per_prefix_max,
+            handshakes_per_prefix_max: self.handshakes_per_prefix_max,
+        }
     }
 
     pub(super) fn windows(&self) -> WindowLimits {

@@ -24,6 +24,7 @@ pub(super) struct Entry {
     pub(super) peer: SocketAddr,
     /// A change of address under challenge.
     pub(super) moving: Option<Moving>,
+    /// Who it is counted for, and the listener that it belongs to.
     pub(super) guest: Guest,
     pub(super) stage: Stage,
     /// We closed the connection and have not said so yet.

@@ -1,7 +1,7 @@
 //! Byte streams and the layers on them: PROXY header, TLS, WebSocket, as their listener says ([`crate::door`]).
 //!
 //! ```text
-//!   handle_door_opened ─► counted against its kind, and as a handshake in flight
+//!   handle_door_opened ─► counted against its kind, for its network, and as a handshake in flight
 //!   bytes ─► layers ─┬─► MQTT bytes ─► handle_link_bytes
 //!                    ├─► a handshake's next step ─► queue ─ accept_handshakes ─► layers
 //!                    └─► an error ─► closing words ─► end
@@ -9,14 +9,18 @@
 //! ```
 //! One deadline holds for everything up to the answer to CONNECT: the link's own, which was set when it was opened.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use rustls::pki_types::CertificateDer;
 
 use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, Stage};
 use crate::envelope::LinkKey;
+use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
+use crate::prefix::Prefix;
+use crate::refusal::Entrance;
 
 use super::{DoorAction, DoorEnd, Shard};
 
@@ -24,11 +28,36 @@ use super::{DoorAction, DoorEnd, Shard};
 pub(crate) struct KnownKind {
     kind: DoorKind,
     open: usize,
+    /// How many of each network; nobody counts without a maximum.
+    networks: Option<KeyedMap<Prefix, u32>>,
 }
 
 impl KnownKind {
-    pub(crate) fn plain() -> Self {
-        Self { kind: DoorKind::PLAIN, open: 0 }
+    pub(crate) fn new(kind: DoorKind, keyed: Keyed) -> Self {
+        let has_maximum = kind.connections_per_prefix_max < usize::MAX;
+        Self { kind, open: 0, networks: has_maximum.then(|| KeyedMap::with_hasher(keyed)) }
+    }
+
+    /// Whether another connection may come from this address's network.
+    fn has_room_for(&self, peer: IpAddr) -> bool {
+        let Some(networks) = &self.networks else { return true };
+        let theirs = networks.get(&Prefix::of(peer)).map_or(0, |count| *count as usize);
+        theirs < self.kind.connections_per_prefix_max
+    }
+
+    fn enter_network(&mut self, peer: IpAddr) {
+        if let Some(networks) = &mut self.networks {
+            *networks.entry(Prefix::of(peer)).or_insert(0) += 1;
+        }
+    }
+
+    fn leave_network(&mut self, peer: IpAddr) {
+        let Some(networks) = &mut self.networks else { return };
+        let count = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
+        *count -= 1;
+        if *count == 0 {
+            networks.remove(&Prefix::of(peer));
+        }
     }
 }
 
@@ -39,7 +68,7 @@ impl Shard {
     /// If there are more than 65,535.
     pub fn add_door_kind(&mut self, kind: DoorKind) -> DoorKindId {
         let id = u16::try_from(self.door_kinds.len()).expect("a listener each, and these are few");
-        self.door_kinds.push(KnownKind { kind, open: 0 });
+        self.door_kinds.push(KnownKind::new(kind, self.keyed));
         DoorKindId(id)
     }
 
@@ -49,10 +78,16 @@ impl Shard {
             return self.door_actions.push_back((door, DoorAction::Abort));
         }
         let Some(key) = self.open_link(now, Carrier::Door(door), peer) else {
+            if self.draining.is_none() {
+                self.refusals.note(Entrance::Door(kind), peer, || SHARD_FULL.into());
+            }
             return self.door_actions.push_back((door, DoorAction::Abort));
         };
         let known = &mut self.door_kinds[usize::from(kind.0)];
         known.open += 1;
+        if known.kind.proxy.is_none() {
+            known.enter_network(peer.ip());
+        }
         self.handshakes_in_flight += usize::from(known.kind.tls.is_some());
         let link = &mut self.links[key];
         link.kind = kind;
@@ -62,18 +97,40 @@ impl Shard {
 
     /// Whether another byte stream of this kind is served; counts why not.
     fn admits(&mut self, peer: SocketAddr, kind: DoorKindId) -> bool {
-        let KnownKind { kind, open } = &self.door_kinds[usize::from(kind.0)];
-        let refused = if *open >= kind.connections_max {
-            &mut self.counters.doors_refused
+        let entrance = Entrance::Door(kind);
+        let known = &self.door_kinds[usize::from(kind.0)];
+        let kind = &known.kind;
+        let counters = &mut self.counters;
+        let (refused, why) = if known.open >= kind.connections_max {
+            (&mut counters.doors_refused, "the listener has its maximum of connections")
         } else if kind.proxy.as_ref().is_some_and(|rules| !rules.trusts(peer.ip())) {
-            &mut self.counters.proxy_refused
+            (&mut counters.proxy_refused, "PROXY headers from there are not believed")
+        } else if kind.proxy.is_none() && !known.has_room_for(peer.ip()) {
+            (&mut counters.doors_refused_prefix, NETWORK_FULL)
         } else if kind.tls.is_some() && self.handshakes_in_flight >= self.settings.tls_handshakes_max {
-            &mut self.counters.tls_handshakes_refused
+            (&mut counters.tls_handshakes_refused, "too many TLS handshakes are in flight")
         } else {
             return true;
         };
         *refused += 1;
+        self.refusals.note(entrance, peer, || why.into());
         false
+    }
+
+    /// A PROXY header has named the client: from now on it is that one who is counted.
+    fn on_named(&mut self, key: LinkKey, named: SocketAddr) -> Result<(), LayerError> {
+        let link = &mut self.links[key];
+        link.peer = named;
+        let known = &mut self.door_kinds[usize::from(link.kind.0)];
+        let layers = link.layers.as_mut().expect("a header is a layer's");
+        if !known.has_room_for(named.ip()) {
+            layers.give_up();
+            self.door_scratch.plain.clear();
+            return Err(LayerError::Network);
+        }
+        known.enter_network(named.ip());
+        layers.counts_named = true;
+        Ok(())
     }
 
     /// The certificate chain with which a byte stream's client identified itself in TLS, its own first; empty without one.
@@ -139,11 +196,17 @@ impl Shard {
     }
 
     /// The layers have taken bytes: what follows from it for the link.
-    fn on_layers_moved(&mut self, now: Instant, key: LinkKey, before: Stage, passed: Result<(), LayerError>) {
+    fn on_layers_moved(
+        &mut self,
+        now: Instant,
+        key: LinkKey,
+        before: Stage,
+        mut passed: Result<(), LayerError>,
+    ) {
         let link = &mut self.links[key];
         let layers = link.layers.as_mut().expect("it has layers");
         if let Some(named) = layers.take_named() {
-            link.peer = named;
+            passed = self.on_named(key, named).and(passed);
         }
         self.count_progress(key, before);
         let mut plain = core::mem::take(&mut self.door_scratch.plain);
@@ -195,13 +258,17 @@ impl Shard {
     fn on_layer_error(&mut self, now: Instant, key: LinkKey, error: LayerError) {
         let counter = match error {
             LayerError::Proxy => &mut self.counters.proxy_refused,
-            LayerError::Tls { in_handshake: true } => &mut self.counters.tls_handshakes_failed,
-            LayerError::Tls { in_handshake: false } => &mut self.counters.tls_errors,
+            LayerError::Network => &mut self.counters.doors_refused_prefix,
+            LayerError::Tls { in_handshake: true, .. } => &mut self.counters.tls_handshakes_failed,
+            LayerError::Tls { in_handshake: false, .. } => &mut self.counters.tls_errors,
             LayerError::Upgrade => &mut self.counters.websockets_refused,
             LayerError::WebSocket => &mut self.counters.websocket_errors,
         };
         *counter += 1;
         let Some(link) = self.links.get_mut(key) else { return };
+        if let Some(why) = refusal_of(error) {
+            self.refusals.note(Entrance::Door(link.kind), link.peer, || why);
+        }
         if let Some(layers) = &mut link.layers
             && core::mem::take(&mut layers.is_handshaking)
         {
@@ -236,18 +303,28 @@ impl Shard {
         if matches!(link.state, LinkState::Gone) || !matches!(link.carrier, Carrier::Door(_)) {
             return;
         }
-        self.door_kinds[usize::from(link.kind.0)].open -= 1;
-        if link.layers.take().is_some_and(|layers| layers.is_handshaking) {
+        let known = &mut self.door_kinds[usize::from(link.kind.0)];
+        known.open -= 1;
+        let layers = link.layers.take();
+        if known.kind.proxy.is_none() || layers.as_ref().is_some_and(|layers| layers.counts_named) {
+            known.leave_network(link.peer.ip());
+        }
+        if layers.is_some_and(|layers| layers.is_handshaking) {
             self.handshakes_in_flight -= 1;
         }
     }
 
     /// No CONNECT came in time: counts those that did not even come to MQTT.
     pub(super) fn count_layer_timeout(&mut self, key: LinkKey) {
-        let layers = self.links[key].layers.as_ref();
-        if layers.is_some_and(|layers| layers.stage() != Stage::Open) {
-            self.counters.layer_timeouts += 1;
-        }
+        let link = &self.links[key];
+        let why = match link.layers.as_ref().map_or(Stage::Open, |layers| layers.stage()) {
+            Stage::Open => return,
+            Stage::ProxyHeader => "its PROXY header did not come in time",
+            Stage::TlsHandshake => "its TLS handshake was not complete in time",
+            Stage::Upgrade => "its request for a WebSocket did not come in time",
+        };
+        self.counters.layer_timeouts += 1;
+        self.refusals.note(Entrance::Door(link.kind), link.peer, || why.into());
     }
 
     /// Gives a byte stream with layers its next write, and ends it when all is said.
@@ -274,6 +351,17 @@ impl Shard {
     }
 }
 
+/// What the log says of a client that was not let in; `None` for one that had been.
+fn refusal_of(error: LayerError) -> Option<Cow<'static, str>> {
+    match error {
+        LayerError::Proxy => Some("its PROXY header is malformed".into()),
+        LayerError::Network => Some(NETWORK_FULL.into()),
+        LayerError::Tls { in_handshake: true, why } => Some(why.to_string().into()),
+        LayerError::Upgrade => Some("its request does not open a WebSocket here".into()),
+        LayerError::Tls { in_handshake: false, .. } | LayerError::WebSocket => None,
+    }
+}
+
 /// What a WebSocket's close frame says of the end.
 fn close_code(how: CloseHow, draining: bool) -> CloseCode {
     match how {
@@ -284,3 +372,7 @@ fn close_code(how: CloseHow, draining: bool) -> CloseCode {
         CloseHow::Reset(_) => CloseCode::POLICY,
     }
 }
+
+/// What the log says at the maximum of a network, and of the shard.
+const NETWORK_FULL: &str = "its network has its maximum of connections";
+const SHARD_FULL: &str = "the shard has its maximum of connections";

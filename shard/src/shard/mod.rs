@@ -46,6 +46,7 @@ use crate::hash::{Keyed, KeyedMap, OwnMap};
 use crate::link::{DoorId, Link, WriteBatch};
 use crate::publication::{Budget, Message, Spares};
 use crate::quic::{ConnId, Quic, QuicTls};
+use crate::refusal::{Refusal, Refusals};
 use crate::session::{OutboundLimits, Session};
 use crate::settings::Settings;
 
@@ -106,7 +107,7 @@ pub enum Order {
         /// What is still open then is aborted.
         deadline: Instant,
     },
-    /// Use this certificate for QUIC connections that come from now on.
+    /// Use this certificate for connections that come to the first QUIC listener from now on.
     Tls(Arc<QuicTls>),
 }
 
@@ -255,6 +256,7 @@ pub struct Shard {
     pub(crate) streams: OwnMap<ConnId, LinkKey>,
     pub(crate) quic: Option<Quic>,
     pub(crate) draining: Option<Instant>,
+    pub(crate) refusals: Refusals,
 
     // Sessions.
     pub(crate) sessions: Slots<SessionKey, Session>,
@@ -326,7 +328,7 @@ impl Shard {
             counters: Counters::default(),
             links: Slots::new(),
             doors: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
-            door_kinds: vec![doors::KnownKind::plain()],
+            door_kinds: vec![doors::KnownKind::new(crate::door::DoorKind::PLAIN, keyed)],
             handshakes: VecDeque::new(),
             handshakes_in_flight: 0,
             tls_is_next: false,
@@ -334,6 +336,7 @@ impl Shard {
             streams: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
             quic: parts.quic,
             draining: None,
+            refusals: Refusals::default(),
             sessions: Slots::new(),
             by_client: KeyedMap::with_hasher(keyed),
             homes: Home::new(keyed),
@@ -433,6 +436,12 @@ impl Shard {
         c.parked = self.holds.values().map(|hold| u64::from(hold.waiting)).sum();
         c.waiting_credit = self.peers.iter().map(|peer| peer.waiting() as u64).sum();
         c
+    }
+
+    /// A client that was refused since this was last asked until it gave `None`: the first of each half, byte streams and
+    /// QUIC. How often the driver asks is how often it wants to know.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusals.take().or_else(|| self.quic.as_mut()?.take_refusal())
     }
 
     /// Whether a drained shard has nothing left to say to anyone.

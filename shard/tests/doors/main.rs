@@ -2,5 +2,6 @@
 
 mod bed;
 mod proxy;
+mod refusals;
 mod tls;
 mod websocket;

@@ -2,6 +2,7 @@
 
 mod endings;
 mod handshakes;
+mod listeners;
 mod seeded;
 mod shards;
 mod streams;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quelea_shard::quic::{
-    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicSettings, QuicTls, ReadEnd, SEGMENTS_MAX, StreamId,
-    WriteEnd,
+    ConnId, Handled, Path, Quic, QuicEvent, QuicKeys, QuicListenerId, QuicSettings, QuicTls, ReadEnd,
+    SEGMENTS_MAX, StreamId, WriteEnd,
 };
 use quelea_shard::steering::Steering;
 use quinn_proto::crypto::rustls::QuicClientConfig;
@@ -182,6 +182,10 @@ pub(crate) struct Broker {
     pub(crate) ends: BTreeMap<(ConnId, StreamId), ReadEnd>,
     unsent: BTreeMap<(usize, ConnId, StreamId), Unsent>,
     pub(crate) forwarded: usize,
+    /// The listener that a client's datagrams come to; the first for one that is not named.
+    pub(crate) comes_to: BTreeMap<SocketAddr, QuicListenerId>,
+    /// The listener by which a client was answered last.
+    pub(crate) answered_by: BTreeMap<SocketAddr, QuicListenerId>,
     /// Most datagrams in one transmit.
     pub(crate) longest_train: usize,
 }
@@ -214,13 +218,16 @@ impl Broker {
             ends: BTreeMap::new(),
             unsent: BTreeMap::new(),
             forwarded: 0,
+            comes_to: BTreeMap::new(),
+            answered_by: BTreeMap::new(),
             longest_train: 0,
         }
     }
 
     pub(crate) fn handle_datagram(&mut self, now: Instant, peer: SocketAddr, bytes: &[u8]) {
         let first = self.all_to.or_else(|| self.steering.shard_of_datagram(bytes)).unwrap_or(0);
-        let from = Path { peer, local: None, ecn: None };
+        let listener = self.comes_to.get(&peer).copied().unwrap_or(QuicListenerId::FIRST);
+        let from = Path { listener, peer, local: None, ecn: None };
         let Handled::Foreign(owner, bytes) =
             self.shards[first].handle_datagram(now, from, BytesMut::from(bytes))
         else {
@@ -257,6 +264,7 @@ impl Broker {
             let mut buffer = Vec::new();
             while let Some(transmit) = self.shards[number].poll_transmit(now, &mut buffer) {
                 assert_eq!(transmit.bytes, buffer.len());
+                self.answered_by.insert(transmit.destination, transmit.listener);
                 let datagrams = buffer.chunks(transmit.segment_bytes.unwrap_or(buffer.len()));
                 assert!(datagrams.len() <= SEGMENTS_MAX);
                 self.longest_train = self.longest_train.max(datagrams.len());
@@ -524,6 +532,7 @@ impl HmacKey for NoResets {
 }
 
 /// A self-signed certificate and its key, and the provider that both sides use with it.
+#[derive(Clone)]
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
     key: Vec<u8>,
