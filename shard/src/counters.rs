@@ -130,6 +130,8 @@ counters! {
     bytes_sent: Counter,
     #[doc = "PUBLISH packets received, without repetitions of QoS 2."]
     publishes_received: Counter,
+    #[doc = "Times that reading from a publisher paused until its QoS 0 publications were accepted."]
+    publishers_throttled: Counter,
     #[doc = "Wills published."]
     wills_published: Counter,
     #[doc = "PUBLISH packets sent for the first time."]

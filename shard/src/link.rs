@@ -313,6 +313,10 @@ pub(crate) struct Link {
     pub(crate) received_in_flight: u16,
     pub(crate) road: Road,
     pub(crate) on_road: u32,
+    /// Those of them of QoS 0.
+    pub(crate) on_road_once: u32,
+    /// So many of QoS 0 that reading waits for their acceptance.
+    pub(crate) throttled: bool,
     /// The session that this connection had, while publications of it are not accepted and the session lives on.
     pub(crate) former: Option<SessionKey>,
     /// The session's next connection on this shard: its publications wait behind those of this one.
@@ -365,6 +369,8 @@ impl Link {
             received_in_flight: 0,
             road: Road::Direct,
             on_road: 0,
+            on_road_once: 0,
+            throttled: false,
             former: None,
             next: None,
             behind_former: false,
@@ -379,11 +385,13 @@ impl Link {
     /// publications wait for their acceptance, fewer subscriptions for the other shards, or for the other road.
     ///
     /// The last only while nothing of QoS 1 or 2 is open: then nothing that this connection waits for can wait for a
-    /// full session, and an acknowledgement that lies behind cannot be what a full session waits for.
+    /// full session, and an acknowledgement that lies behind cannot be what a full session waits for. Publications of QoS 0
+    /// do wait for full sessions, but only for [`crate::Settings::qos0_patience`].
     pub(crate) fn is_held(&self) -> bool {
         self.asked.is_some()
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
+            || self.throttled
             || self.barriers >= self.barriers_max
             || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
     }

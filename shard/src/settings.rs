@@ -53,6 +53,14 @@ pub struct Settings {
     /// The same for clients before MQTT 5, which cannot be told: with so many unacknowledged, reading from them pauses.
     /// Their acknowledgements wait with the rest then, so this is far above what they keep in flight in normal running.
     pub unacked_max: usize,
+    /// QoS 0 publications of one connection that are not accepted everywhere yet: with so many, reading from it pauses
+    /// until half of them are. At least 1.
+    pub qos0_unaccepted_max: u32,
+    /// How long publishers of QoS 0 wait for a full subscriber that is connected, before they are to see that it takes half a
+    /// queue in this time. One that does not loses QoS 0 without anybody's waiting, for [`Self::qos0_rest`].
+    pub qos0_patience: Duration,
+    /// How long nobody waits for a subscriber that was too slow.
+    pub qos0_rest: Duration,
     /// QoS 1 and 2 deliveries in flight to one client, whatever larger Receive Maximum it announces.
     pub inflight_max: u16,
     /// Topic Alias Maximum announced to clients.
@@ -114,6 +122,9 @@ impl Default for Settings {
             queue_bytes_max: 1 << 20,
             receive_max: 32,
             unacked_max: 1_000,
+            qos0_unaccepted_max: 512,
+            qos0_patience: Duration::from_millis(25),
+            qos0_rest: Duration::from_secs(1),
             inflight_max: 256,
             topic_alias_max: 16,
             topic_alias_out_max: 16,

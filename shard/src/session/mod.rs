@@ -129,8 +129,15 @@ pub struct Parked {
     pub queued: Queued,
     /// Whoever waits; nobody for a retained message that was asked for.
     pub hold: Option<HoldKey>,
-    /// When the subscriber has to pay.
+    /// When the subscriber has to pay; for QoS 0, when it has to have kept up.
     pub deadline: Instant,
+}
+
+impl Parked {
+    /// Whether it is of QoS 0.
+    pub fn is_transient(&self) -> bool {
+        self.queued.qos == QoS::AtMostOnce
+    }
 }
 
 /// What the broker remembers of one client.
@@ -154,7 +161,8 @@ pub struct Session {
     pub outbound: Outbound,
     /// QoS 2 publications received and not yet released.
     pub inbound: Inbound,
-    /// Publications that wait for room, in order: while there are any, later ones wait behind them.
+    /// Publications that wait for room, in order: while there are any, later ones wait behind them. QoS 0 stands in front
+    /// only: it comes to wait where nothing else does.
     pub parked: VecDeque<Parked>,
     /// The Will of the present or last connection.
     pub will: Option<PendingWill>,
@@ -175,6 +183,10 @@ pub struct Session {
     pub(crate) armed: Option<Instant>,
     /// A timer looks after what is parked.
     pub(crate) parked_armed: bool,
+    /// What had left the queue when publishers of QoS 0 began to wait, or when their patience was last renewed.
+    pub(crate) left_before: u64,
+    /// It was too slow for them: until then nobody waits.
+    pub(crate) too_slow_until: Option<Instant>,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
 }
@@ -207,6 +219,8 @@ impl Session {
             stamp: (0, 0),
             armed: None,
             parked_armed: false,
+            left_before: 0,
+            too_slow_until: None,
             listed: false,
         }
     }

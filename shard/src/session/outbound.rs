@@ -181,6 +181,11 @@ impl Outbound {
         Some(dropped)
     }
 
+    /// How many messages have left the queues, whichever way.
+    pub(crate) fn left(&self) -> u64 {
+        self.arrivals - self.waiting() as u64
+    }
+
     /// Messages waiting.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.transient.len()

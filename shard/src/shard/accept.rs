@@ -1,7 +1,8 @@
 //! The subscribers' side of a publication: match it, offer it to every session and group, and say when all have it.
 //!
 //! A session without room makes the publication wait here, in order, holding its acceptance; after
-//! [`crate::Settings::full_deadline`] the subscriber pays. QoS 0 never waits.
+//! [`crate::Settings::full_deadline`] the subscriber pays. QoS 0 waits only for a subscriber that keeps up
+//! ([`crate::Settings::qos0_patience`]).
 
 use std::time::Instant;
 
@@ -107,7 +108,7 @@ impl Shard {
             match subscriber {
                 Subscriber::Session(key) => {
                     match how.qos {
-                        QoS::AtMostOnce => self.offer_once(now, key, message, &how),
+                        QoS::AtMostOnce => self.offer_once(now, key, message, &how, &mut hold),
                         _ => self.offer(now, key, Session::entry(message, &how), &mut hold),
                     }
                     if self.sessions_arriving > 0 {
@@ -178,8 +179,16 @@ impl Shard {
         }
     }
 
-    /// QoS 0: written if nothing waits before it, taken if there is room, dropped and counted if not.
-    fn offer_once(&mut self, now: Instant, key: SessionKey, message: &Message, how: &Match) {
+    /// QoS 0: written if nothing waits before it, taken if there is room; else its publisher waits for a subscriber that
+    /// keeps up, and for others it is dropped and counted.
+    fn offer_once(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        message: &Message,
+        how: &Match,
+        hold: &mut Option<HoldKey>,
+    ) {
         self.counters.messages_matched += 1;
         if self.is_full() {
             self.counters.dropped_qos0_memory += 1;
@@ -199,18 +208,64 @@ impl Shard {
             return;
         }
         let session = &mut self.sessions[key];
-        match session.outbound.offer(Session::entry(message, how), &self.limits) {
+        let queued = Session::entry(message, how);
+        if session.parked.front().is_some_and(Parked::is_transient) {
+            return self.park_once(now, key, queued, hold);
+        }
+        match session.outbound.offer(queued, &self.limits) {
             Offer::Taken => self.list_session(key),
             Offer::Full(queued) => {
                 self.pump_session(now, key);
                 let Some(session) = self.sessions.get_mut(key) else { return };
                 match session.outbound.offer(queued, &self.limits) {
                     Offer::Taken => self.list_session(key),
-                    Offer::Full(_) => {
-                        self.counters.dropped_qos0_full += 1;
-                        self.tell_loss(Subject::Session(key), Why::Qos0Full, message);
-                    }
+                    Offer::Full(queued) => self.park_once(now, key, queued, hold),
                 }
+            }
+        }
+    }
+
+    /// QoS 0 to a full session. It never waits behind QoS 1 and 2, which wait for much longer.
+    fn park_once(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
+        let session = &mut self.sessions[key];
+        let waits_for_acks = session.parked.back().is_some_and(|last| !last.is_transient());
+        let is_slow = session.too_slow_until.is_some_and(|until| now < until);
+        if waits_for_acks || is_slow || session.link().is_none() {
+            self.counters.dropped_qos0_full += 1;
+            return;
+        }
+        if session.parked.is_empty() {
+            session.left_before = session.outbound.left();
+        }
+        let hold = self.hold_one_more(hold);
+        let deadline = now + self.settings.qos0_patience;
+        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
+        self.arm_parked(key);
+    }
+
+    /// Publishers of QoS 0 have waited for a subscriber as long as they do without seeing that it keeps up. If it has not
+    /// taken half a queue meanwhile, what has waited is dropped, and for a while nobody waits.
+    fn judge_pace(&mut self, now: Instant, key: SessionKey) {
+        let session = &mut self.sessions[key];
+        let left = session.outbound.left();
+        if left - session.left_before >= (session.outbound.waiting() / 2).max(1) as u64 {
+            session.left_before = left;
+            let first = session.parked.front_mut().expect("it is judged by what waits");
+            first.deadline = now + self.settings.qos0_patience;
+            return;
+        }
+        session.too_slow_until = Some(now + self.settings.qos0_rest);
+        while let Some(session) = self.sessions.get_mut(key)
+            && session.parked.front().is_some_and(Parked::is_transient)
+        {
+            let parked = session.parked.pop_front().expect("just seen");
+            match parked.hold {
+                Some(hold) => {
+                    self.counters.dropped_qos0_full += 1;
+                    self.release_hold(now, hold);
+                }
+                // A retained message that was asked for: of those there are few.
+                None => session.outbound.push_taken(parked.queued),
             }
         }
     }
@@ -330,8 +385,12 @@ impl Shard {
 
     fn make_slow_pay(&mut self, now: Instant, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key)
-            && session.parked.front().is_some_and(|parked| parked.deadline <= now)
+            && let Some(first) = session.parked.front().filter(|parked| parked.deadline <= now)
         {
+            if first.is_transient() {
+                self.judge_pace(now, key);
+                continue;
+            }
             let oldest = match self.settings.on_slow {
                 OnSlow::Disconnect if session.link().is_some() => {
                     self.counters.slow_disconnects += 1;

@@ -169,6 +169,7 @@ impl Shard {
             return None;
         }
         let link = self.links.remove(key)?;
+        self.throttled_links -= usize::from(link.throttled);
         self.budget.recharge(link.charged_bytes, 0);
         Some(link)
     }
@@ -224,7 +225,9 @@ impl Shard {
     fn pause_if_full(&mut self, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
         let held = (link.is_held() || link.is_crossing()) && link.input.len() > HELD_BYTES_MAX;
-        let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
+        // A QUIC stream is paused for nothing, and keeps what is not read.
+        let held_in_stream = link.throttled && matches!(link.carrier, Carrier::Stream(..));
+        let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES || held_in_stream;
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
             if let Carrier::Door(door) = link.carrier {

@@ -283,6 +283,8 @@ pub struct Shard {
     pub(crate) crossing_links: usize,
     /// Connections whose session waits until their publications are accepted.
     pub(crate) parted_links: usize,
+    /// Connections that wait until their QoS 0 publications are accepted.
+    pub(crate) throttled_links: usize,
     /// Sessions that move here.
     pub(crate) sessions_arriving: usize,
     pub(crate) holds: Slots<HoldKey, Hold>,
@@ -354,6 +356,7 @@ impl Shard {
             tickets: Tickets::default(),
             crossing_links: 0,
             parted_links: 0,
+            throttled_links: 0,
             sessions_arriving: 0,
             holds: Slots::new(),
             ready_sessions: Vec::new(),

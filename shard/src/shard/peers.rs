@@ -227,6 +227,7 @@ impl Shard {
         self.tickets.are_awaited()
             || self.crossing_links > 0
             || self.parted_links > 0
+            || self.throttled_links > 0
             || self.announcements.are_awaited()
             || self.peers.iter().any(|peer| peer.waiting() > 0)
     }

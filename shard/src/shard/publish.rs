@@ -48,9 +48,7 @@ impl Shard {
     }
 
     fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
-        let link = &mut self.links[key];
-        link.road = road;
-        link.on_road += 1;
+        self.enter_road(key, ack, road);
         #[cfg(feature = "mutants")]
         let ack = match self.settings.mutant {
             Some(Mutant::AckBeforeAcceptance) => self.acknowledge_too_early(now, key, ack),
@@ -59,6 +57,33 @@ impl Shard {
         let settled = self.publish(now, message, Origin::Link { link: key, ack });
         if let Some(reason) = settled {
             self.publication_settled(now, key, ack, reason);
+        }
+    }
+
+    /// Counts a publication as on its way. Of QoS 0 a connection may have so many there: no Receive Maximum bounds them, so
+    /// what stays behind waits with its client.
+    fn enter_road(&mut self, key: LinkKey, ack: Option<u64>, road: Road) {
+        let max = self.settings.qos0_unaccepted_max;
+        let link = &mut self.links[key];
+        link.road = road;
+        link.on_road += 1;
+        link.on_road_once += u32::from(ack.is_none());
+        if link.on_road_once >= max && !core::mem::replace(&mut link.throttled, true) {
+            self.throttled_links += 1;
+            self.counters.publishers_throttled += 1;
+        }
+    }
+
+    /// One of them is accepted. Reading goes on when half of them are, so that it does not stop again at the next packet.
+    fn leave_road(&mut self, key: LinkKey, ack: Option<u64>) {
+        let max = self.settings.qos0_unaccepted_max;
+        let Some(link) = self.links.get_mut(key) else { return };
+        link.on_road -= 1;
+        link.on_road_once -= u32::from(ack.is_none());
+        if link.throttled && link.on_road_once <= max / 2 {
+            link.throttled = false;
+            self.throttled_links -= 1;
+            self.relieved_links.push(key);
         }
     }
 
@@ -94,7 +119,7 @@ impl Shard {
     }
 
     fn forward(&mut self, owner: ShardId, message: &Message, origin: Origin) -> Option<ReasonCode> {
-        if message.qos == QoS::AtMostOnce && !self.peers[owner.index()].can_forward() {
+        if may_drop(message, origin) && !self.peers[owner.index()].can_forward() {
             self.counters.dropped_qos0_credit += 1;
             self.tell_loss(Subject::Everybody, Why::Qos0Credit, message);
             return Some(ReasonCode::SUCCESS);
@@ -152,7 +177,7 @@ impl Shard {
         }
         let mut sent = 0;
         for to in others.iter() {
-            let may_drop = message.qos == QoS::AtMostOnce;
+            let may_drop = may_drop(message, origin);
             #[cfg(feature = "mutants")]
             let may_drop = may_drop || self.settings.mutant == Some(Mutant::FullPeerDropped);
             #[cfg(feature = "mutants")]
@@ -185,8 +210,8 @@ impl Shard {
     /// A client's publication is accepted everywhere: its acknowledgement may leave, and perhaps the road is free.
     fn publication_settled(&mut self, now: Instant, key: LinkKey, ack: Option<u64>, reason: ReasonCode) {
         // The connection may have gone meanwhile: then the client repeats what it has not seen acknowledged.
+        self.leave_road(key, ack);
         let Some(link) = self.links.get_mut(key) else { return };
-        link.on_road -= 1;
         if let Some(number) = ack {
             link.acks.settle(number, reason);
             self.send_acks(now, key);
@@ -255,19 +280,24 @@ impl Shard {
             let link = &mut self.links[key];
             let next = link.deferred.pop_front().expect("just seen");
             self.crossing_links -= usize::from(link.deferred.is_empty());
-            link.road = road;
-            link.on_road += 1;
+            self.enter_road(key, next.ack, road);
             let origin = Origin::Link { link: key, ack: next.ack };
             if let Some(reason) = self.publish(now, &next.message, origin) {
-                let link = &mut self.links[key];
-                link.on_road -= 1;
+                self.leave_road(key, next.ack);
                 if let Some(number) = next.ack {
+                    let link = &mut self.links[key];
                     link.acks.settle(number, reason);
                     self.send_acks(now, key);
                 }
             }
         }
     }
+}
+
+/// Whether a publication is dropped where another shard has no credit. A connection's wait there: it is read only as far
+/// as they are accepted. Wills have nobody who could be held back.
+fn may_drop(message: &Message, origin: Origin) -> bool {
+    message.qos == QoS::AtMostOnce && matches!(origin, Origin::Nobody)
 }
 
 /// The reason code that a publisher sees: an error over success, success over "no matching subscribers".

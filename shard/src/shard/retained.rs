@@ -91,16 +91,14 @@ impl Shard {
             self.tell_loss(Subject::Session(key), Why::Qos0Offline, message);
             return;
         }
-        // Live messages that wait already are older than this one. Those of QoS 0 never wait, so this one does not either.
-        if session.parked.is_empty() || queued.qos == QoS::AtMostOnce {
+        // Live messages that wait already are older than this one. QoS 0 does not wait behind others.
+        let is_transient = queued.qos == QoS::AtMostOnce;
+        if session.parked.back().is_none_or(|last| is_transient && !last.is_transient()) {
             session.outbound.push_taken(queued);
             self.list_session(key);
         } else {
-            session.parked.push_back(Parked {
-                queued,
-                hold: None,
-                deadline: now + self.settings.full_deadline,
-            });
+            let rest = if is_transient { self.settings.qos0_patience } else { self.settings.full_deadline };
+            session.parked.push_back(Parked { queued, hold: None, deadline: now + rest });
             self.arm_parked(key);
         }
     }

@@ -87,7 +87,9 @@ impl Shard {
         while let Some(session) = self.sessions.get_mut(key)
             && let Some(parked) = session.parked.pop_front()
         {
-            if session.is_persistent() {
+            if parked.is_transient() {
+                self.counters.dropped_qos0_offline += 1;
+            } else if session.is_persistent() {
                 self.offer_offline(key, parked.queued);
             } else {
                 self.counters.dropped_session_end += 1;
