@@ -56,8 +56,9 @@ pub struct Settings {
     /// QoS 0 publications of one connection that are not accepted everywhere yet: with so many, reading from it pauses
     /// until half of them are. At least 1.
     pub qos0_unaccepted_max: u32,
-    /// How long publishers of QoS 0 wait for a full subscriber that is connected, before they are to see that it takes half a
-    /// queue in this time. One that does not loses QoS 0 without anybody's waiting, for [`Self::qos0_rest`].
+    /// Publishers of QoS 0 wait for a connected subscriber whose queue is full as long as it takes a whole queue in this
+    /// time. One that does not loses QoS 0 without anybody's waiting, for [`Self::qos0_rest`]. Longer than a turn under
+    /// overload, or our own slowness would be taken for the subscriber's.
     pub qos0_patience: Duration,
     /// How long nobody waits for a subscriber that was too slow.
     pub qos0_rest: Duration,
@@ -122,9 +123,9 @@ impl Default for Settings {
             queue_bytes_max: 1 << 20,
             receive_max: 32,
             unacked_max: 1_000,
-            qos0_unaccepted_max: 512,
-            qos0_patience: Duration::from_millis(25),
-            qos0_rest: Duration::from_secs(1),
+            qos0_unaccepted_max: 256,
+            qos0_patience: Duration::from_millis(100),
+            qos0_rest: Duration::from_secs(2),
             inflight_max: 256,
             topic_alias_max: 16,
             topic_alias_out_max: 16,

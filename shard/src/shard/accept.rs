@@ -243,12 +243,12 @@ impl Shard {
         self.arm_parked(key);
     }
 
-    /// Publishers of QoS 0 have waited for a subscriber as long as they do without seeing that it keeps up. If it has not
-    /// taken half a queue meanwhile, what has waited is dropped, and for a while nobody waits.
+    /// Publishers of QoS 0 have waited for a subscriber for as long as they do before they look. If it has taken as much as
+    /// its full queue holds, it keeps up; if not, what has waited is dropped, and for a while nobody waits.
     fn judge_pace(&mut self, now: Instant, key: SessionKey) {
         let session = &mut self.sessions[key];
         let left = session.outbound.left();
-        if left - session.left_before >= (session.outbound.waiting() / 2).max(1) as u64 {
+        if left - session.left_before >= session.outbound.waiting() as u64 {
             session.left_before = left;
             let first = session.parked.front_mut().expect("it is judged by what waits");
             first.deadline = now + self.settings.qos0_patience;

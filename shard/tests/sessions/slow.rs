@@ -5,7 +5,7 @@ use std::time::Duration;
 use quelea_mqtt::{AckKind, Connect, QoS};
 use quelea_shard::{OnSlow, Settings};
 
-use crate::bed::{Bed, publication, v5};
+use crate::bed::{Bed, Client, publication, v5};
 
 fn tight(on_slow: OnSlow) -> Settings {
     Settings { queue_messages_max: 3, on_slow, deliver_window: 2, ..Settings::default() }
@@ -104,20 +104,113 @@ fn two_that_publish_to_each_other_with_full_queues_do_not_lock_up() {
     assert_eq!(bed.counter("parked") + bed.counter("tickets") + bed.counter("waiting_credit"), 0);
 }
 
-#[test]
-fn qos_0_is_dropped_and_counted_never_queued_without_end() {
-    let mut bed = Bed::with(2, &tight(OnSlow::Disconnect));
+/// A subscriber that has stopped to read while a hundred publications of 50 kB came for it.
+fn flooded(shards: usize) -> (Bed, Client, Client) {
+    let settings = Settings { qos0_unaccepted_max: 8, ..tight(OnSlow::Disconnect) };
+    let mut bed = Bed::with(shards, &settings);
     let slow = bed.client(0, "slow");
     bed.sub(slow, 1, "t", QoS::AtMostOnce);
     bed.take(slow);
     bed.stall(slow, true);
-    let publisher = bed.client(1, "p");
+    let publisher = bed.client(shards - 1, "p");
     let payload = "x".repeat(50_000);
     for _ in 0..100 {
         bed.publish(publisher, &publication("t", &payload, QoS::AtMostOnce, 0));
     }
+    (bed, slow, publisher)
+}
+
+#[test]
+fn qos_0_is_dropped_and_counted_never_queued_without_end() {
+    for shards in [1, 2] {
+        let (mut bed, slow, publisher) = flooded(shards);
+        bed.pass(Settings::default().qos0_patience);
+        bed.stall(slow, false);
+        let got = bed.take(slow).len() as u64;
+        assert_eq!(got + bed.counter("dropped_qos0_full"), 100);
+        assert!(got < 20, "{got} of 50 kB were held for a client that reads nothing");
+        bed.send(publisher, &[0xC0, 0x00]);
+        assert_eq!(bed.take(publisher), ["PINGRESP"]);
+    }
+}
+
+#[test]
+fn a_publisher_of_qos_0_waits_for_a_full_subscriber_and_nobody_else_does() {
+    for shards in [1, 2] {
+        let (mut bed, slow, publisher) = flooded(shards);
+        assert_eq!(bed.counter("dropped_qos0_full"), 0);
+        assert_eq!(bed.counter("parked"), 8, "what a connection may have unaccepted");
+        bed.send(publisher, &[0xC0, 0x00]);
+        assert_eq!(bed.take(publisher), [""; 0], "what it says next stays unread");
+        let (other, watcher) = (bed.client(shards - 1, "o"), bed.client(0, "w"));
+        bed.sub(watcher, 1, "u", QoS::AtMostOnce);
+        bed.take(watcher);
+        bed.publish(other, &publication("u", "x", QoS::AtMostOnce, 0));
+        assert_eq!(bed.take(watcher).len(), 1);
+        bed.stall(slow, false);
+        assert_eq!(bed.take(slow).len(), 100);
+        assert_eq!(bed.take(publisher), ["PINGRESP"]);
+        assert_eq!(bed.counter("parked") + bed.counter("tickets") + bed.counter("dropped_qos0_full"), 0);
+    }
+}
+
+#[test]
+fn nobody_waits_again_soon_for_a_subscriber_that_was_too_slow() {
+    let Settings { qos0_patience, qos0_rest, .. } = Settings::default();
+    let (mut bed, slow, publisher) = flooded(1);
+    bed.pass(qos0_patience);
+    let dropped = bed.counter("dropped_qos0_full");
+    bed.publish(publisher, &publication("t", "late", QoS::AtMostOnce, 0));
+    assert_eq!((bed.counter("dropped_qos0_full"), bed.counter("parked")), (dropped + 1, 0));
+    bed.pass(qos0_rest);
+    bed.publish(publisher, &publication("t", "again", QoS::AtMostOnce, 0));
+    assert_eq!((bed.counter("dropped_qos0_full"), bed.counter("parked")), (dropped + 1, 1), "another chance");
     bed.stall(slow, false);
-    let got = bed.take(slow).len() as u64;
-    assert_eq!(got + bed.counter("dropped_qos0_full"), 100);
-    assert!(got < 20, "{got} of 50 kB were held for a client that reads nothing");
+    assert!(bed.take(slow).last().is_some_and(|last| last.contains("again")));
+}
+
+#[test]
+fn a_subscriber_that_takes_a_queue_in_time_is_waited_for() {
+    for (writes, keeps_up) in [(3, true), (1, false)] {
+        let (mut bed, slow, _publisher) = flooded(1);
+        for _ in 0..10 {
+            // The first patience has begun when the queue was full; each further one is judged by what left meanwhile.
+            for _ in 0..writes {
+                bed.take_one_write(slow);
+            }
+            bed.pass(Settings::default().qos0_patience);
+        }
+        assert_eq!(bed.counter("dropped_qos0_full") == 0, keeps_up, "{writes} writes");
+        bed.stall(slow, false);
+        let got = bed.take(slow).len() as u64;
+        assert_eq!(got + bed.counter("dropped_qos0_full"), 100);
+    }
+}
+
+#[test]
+fn a_full_subscriber_of_qos_0_that_leaves_takes_what_waited_with_it() {
+    for shards in [1, 2] {
+        let (mut bed, slow, publisher) = flooded(shards);
+        bed.reset(slow);
+        assert_eq!(bed.counter("parked") + bed.counter("tickets"), 0);
+        bed.send(publisher, &[0xC0, 0x00]);
+        assert_eq!(bed.take(publisher), ["PINGRESP"]);
+    }
+}
+
+#[test]
+fn a_publisher_that_leaves_while_it_waits_counts_no_more() {
+    for shards in [1, 2] {
+        let (mut bed, slow, publisher) = flooded(shards);
+        bed.reset(publisher);
+        bed.stall(slow, false);
+        // What was unaccepted when it left was published; what was unread went with its connection.
+        let got = bed.take(slow).len();
+        assert!((8..100).contains(&got), "{got}");
+        assert_eq!(bed.counter("parked") + bed.counter("tickets"), 0);
+        // The next one of the same name is read as any other.
+        let publisher = bed.client(shards - 1, "p");
+        bed.publish(publisher, &publication("t", "next", QoS::AtMostOnce, 0));
+        assert_eq!(bed.take(slow).len(), 1);
+    }
 }
