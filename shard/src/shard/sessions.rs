@@ -9,6 +9,7 @@ use quelea_mqtt::{ReasonCode, SubscribeFilter};
 use crate::envelope::{Control, Identity, LinkKey, SessionKey};
 use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
+use crate::witness::{Subject, Why};
 
 use super::{Origin, Shard, Subscriber};
 
@@ -89,6 +90,7 @@ impl Shard {
         {
             if parked.is_transient() {
                 self.counters.dropped_qos0_offline += 1;
+                self.tell_loss(Subject::Session(key), Why::Qos0Offline, &parked.queued.message);
             } else if session.is_persistent() {
                 self.offer_offline(key, parked.queued);
             } else {
