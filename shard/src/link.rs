@@ -317,6 +317,39 @@ impl Link {
         self.on_road > 0 || !self.deferred.is_empty()
     }
 
+    /// A publication is on its way by `road`. Of QoS 0 there may be `once_max`, for no Receive Maximum bounds them: what stays
+    /// behind waits with its client. Returns whether reading pauses now.
+    pub(crate) fn enter_road(&mut self, road: Road, is_once: bool, once_max: u32) -> bool {
+        self.road = road;
+        self.on_road += 1;
+        if !is_once {
+            return false;
+        }
+        self.on_road_once += 1;
+        self.on_road_once >= once_max && !core::mem::replace(&mut self.throttled, true)
+    }
+
+    /// One of them is accepted. Returns whether reading goes on: when half of them are, so that it does not stop again at the
+    /// next packet.
+    pub(crate) fn leave_road(&mut self, is_once: bool, once_max: u32) -> bool {
+        self.on_road -= 1;
+        if !is_once {
+            return false;
+        }
+        self.on_road_once -= 1;
+        self.on_road_once <= once_max / 2 && core::mem::take(&mut self.throttled)
+    }
+
+    /// Whether anything may go on when a publication is accepted: one that waits for another road, the session's next
+    /// connection, or packets that were kept back. None of that is so for nearly every publication.
+    pub(crate) fn has_followers(&self) -> bool {
+        !self.deferred.is_empty()
+            || self.former.is_some()
+            || self.input_ended
+            || !self.input.is_empty()
+            || matches!(self.state, LinkState::Gone)
+    }
+
     /// Whether a publication by `road` has to wait until what went before it is accepted.
     pub(crate) fn must_wait_for(&self, road: Road) -> bool {
         self.behind_former || (self.road != road && self.on_road > 0)

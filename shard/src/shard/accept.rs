@@ -231,9 +231,7 @@ impl Shard {
         let waits_for_acks = session.parked.back().is_some_and(|last| !last.is_transient());
         let is_slow = session.too_slow_until.is_some_and(|until| now < until);
         if waits_for_acks || is_slow || session.link().is_none() {
-            self.counters.dropped_qos0_full += 1;
-            self.tell_loss(Subject::Session(key), Why::Qos0Full, &queued.message);
-            return;
+            return self.drop_once(key, &queued);
         }
         if session.parked.is_empty() {
             session.left_before = session.outbound.left();
@@ -242,6 +240,11 @@ impl Shard {
         let deadline = now + self.settings.qos0_patience;
         self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
         self.arm_parked(key);
+    }
+
+    fn drop_once(&mut self, key: SessionKey, queued: &Queued) {
+        self.counters.dropped_qos0_full += 1;
+        self.tell_loss(Subject::Session(key), Why::Qos0Full, &queued.message);
     }
 
     /// Publishers of QoS 0 have waited for a subscriber for as long as they do before they look. If it has taken as much as
@@ -262,8 +265,7 @@ impl Shard {
             let parked = session.parked.pop_front().expect("just seen");
             match parked.hold {
                 Some(hold) => {
-                    self.counters.dropped_qos0_full += 1;
-                    self.tell_loss(Subject::Session(key), Why::Qos0Full, &parked.queued.message);
+                    self.drop_once(key, &parked.queued);
                     self.release_hold(now, hold);
                 }
                 // A retained message that was asked for: of those there are few.

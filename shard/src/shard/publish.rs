@@ -48,7 +48,11 @@ impl Shard {
     }
 
     fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
-        self.enter_road(key, ack, road);
+        let link = &mut self.links[key];
+        if link.enter_road(road, ack.is_none(), self.settings.qos0_unaccepted_max) {
+            self.throttled_links += 1;
+            self.counters.publishers_throttled += 1;
+        }
         #[cfg(feature = "mutants")]
         let ack = match self.settings.mutant {
             Some(Mutant::AckBeforeAcceptance) => self.acknowledge_too_early(now, key, ack),
@@ -57,33 +61,6 @@ impl Shard {
         let settled = self.publish(now, message, Origin::Link { link: key, ack });
         if let Some(reason) = settled {
             self.publication_settled(now, key, ack, reason);
-        }
-    }
-
-    /// Counts a publication as on its way. Of QoS 0 a connection may have so many there: no Receive Maximum bounds them, so
-    /// what stays behind waits with its client.
-    fn enter_road(&mut self, key: LinkKey, ack: Option<u64>, road: Road) {
-        let max = self.settings.qos0_unaccepted_max;
-        let link = &mut self.links[key];
-        link.road = road;
-        link.on_road += 1;
-        link.on_road_once += u32::from(ack.is_none());
-        if link.on_road_once >= max && !core::mem::replace(&mut link.throttled, true) {
-            self.throttled_links += 1;
-            self.counters.publishers_throttled += 1;
-        }
-    }
-
-    /// One of them is accepted. Reading goes on when half of them are, so that it does not stop again at the next packet.
-    fn leave_road(&mut self, key: LinkKey, ack: Option<u64>) {
-        let max = self.settings.qos0_unaccepted_max;
-        let Some(link) = self.links.get_mut(key) else { return };
-        link.on_road -= 1;
-        link.on_road_once -= u32::from(ack.is_none());
-        if link.throttled && link.on_road_once <= max / 2 {
-            link.throttled = false;
-            self.throttled_links -= 1;
-            self.relieved_links.push(key);
         }
     }
 
@@ -210,13 +187,19 @@ impl Shard {
     /// A client's publication is accepted everywhere: its acknowledgement may leave, and perhaps the road is free.
     fn publication_settled(&mut self, now: Instant, key: LinkKey, ack: Option<u64>, reason: ReasonCode) {
         // The connection may have gone meanwhile: then the client repeats what it has not seen acknowledged.
-        self.leave_road(key, ack);
         let Some(link) = self.links.get_mut(key) else { return };
+        let has_followers = link.has_followers();
+        if link.leave_road(ack.is_none(), self.settings.qos0_unaccepted_max) {
+            self.throttled_links -= 1;
+            self.relieved_links.push(key);
+        }
         if let Some(number) = ack {
             link.acks.settle(number, reason);
             self.send_acks(now, key);
         }
-        self.publish_deferred(now, key);
+        if has_followers {
+            self.publish_deferred(now, key);
+        }
     }
 
     /// A connection is over for its session. If that lives on, what it publishes next waits for what is still here.
@@ -280,12 +263,18 @@ impl Shard {
             let link = &mut self.links[key];
             let next = link.deferred.pop_front().expect("just seen");
             self.crossing_links -= usize::from(link.deferred.is_empty());
-            self.enter_road(key, next.ack, road);
+            if link.enter_road(road, next.ack.is_none(), self.settings.qos0_unaccepted_max) {
+                self.throttled_links += 1;
+                self.counters.publishers_throttled += 1;
+            }
             let origin = Origin::Link { link: key, ack: next.ack };
             if let Some(reason) = self.publish(now, &next.message, origin) {
-                self.leave_road(key, next.ack);
+                let link = &mut self.links[key];
+                if link.leave_road(next.ack.is_none(), self.settings.qos0_unaccepted_max) {
+                    self.throttled_links -= 1;
+                    self.relieved_links.push(key);
+                }
                 if let Some(number) = next.ack {
-                    let link = &mut self.links[key];
                     link.acks.settle(number, reason);
                     self.send_acks(now, key);
                 }
