@@ -16,9 +16,12 @@
 
 mod actor;
 mod behaviour;
+mod callers;
 mod crypto;
 mod cuts;
+mod doors;
 mod event;
+mod layers;
 mod line;
 mod lines;
 mod network;

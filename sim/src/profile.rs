@@ -9,6 +9,7 @@ use std::time::Duration;
 use quelea_router::MeshConfig;
 use quelea_shard::{OnFull, OnSlow, Settings};
 
+use crate::doors::DoorPlan;
 use crate::weather::QuicPlan;
 
 /// What a run tries.
@@ -40,11 +41,13 @@ pub enum Profile {
     Handshakes,
     /// All of it.
     Mixed,
+    /// Byte streams through TLS, WebSocket and PROXY headers, and callers who never become clients.
+    Doors,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -58,6 +61,7 @@ impl Profile {
         Self::Rebinding,
         Self::Handshakes,
         Self::Mixed,
+        Self::Doors,
     ];
 
     /// Its name on the command line.
@@ -76,6 +80,7 @@ impl Profile {
             Self::Rebinding => "rebinding",
             Self::Handshakes => "handshakes",
             Self::Mixed => "mixed",
+            Self::Doors => "doors",
         }
     }
 
@@ -98,6 +103,8 @@ pub(crate) struct Plan {
     pub(crate) habits: Habits,
     /// How QUIC is played, if it is.
     pub(crate) quic: Option<QuicPlan>,
+    /// How layered doors are played, if they are.
+    pub(crate) doors: Option<DoorPlan>,
 }
 
 /// How hostile network and machine are.
@@ -172,9 +179,21 @@ impl Plan {
             Profile::Quic => plan.quic(random),
             Profile::Rebinding => plan.rebinding(random),
             Profile::Handshakes => plan.handshakes(random),
+            Profile::Doors => plan.doors(random),
         }
         plan.quic = QuicPlan::draw(profile, random);
         plan
+    }
+
+    /// What each look at the clock costs a shard.
+    pub(crate) fn tick(&self) -> Duration {
+        let quic = self.quic.as_ref().map_or(Duration::ZERO, |quic| quic.tick);
+        self.doors.as_ref().map_or(quic, |doors| doors.tick.max(quic))
+    }
+
+    /// For so long a byte stream may be there that does not come to CONNECT.
+    pub(crate) fn patience(&self) -> Duration {
+        self.settings.connect_timeout + self.settings.close_deadline + Duration::from_secs(3)
     }
 
     fn calm_weather(random: &mut fastrand::Rng) -> Self {
@@ -204,6 +223,7 @@ impl Plan {
             wire: Wire::draw(random),
             habits: Habits::draw(random),
             quic: None,
+            doors: None,
         }
     }
 
@@ -355,6 +375,32 @@ impl Plan {
         self.habits.away_us = 0..random.u64(10_000..300_000);
         self.habits.persistent_percent = random.u32(0..100);
         self.settings.connect_timeout = Duration::from_secs(random.u64(2..10));
+    }
+}
+
+impl Plan {
+    fn doors(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.settings.connect_timeout = Duration::from_millis(random.u64(1_000..10_000));
+        self.settings.close_deadline = Duration::from_millis(random.u64(200..3_000));
+        if random.u8(0..3) == 0 {
+            self.settings.tls_handshakes_max = random.usize(1..6);
+        }
+        if random.u8(0..3) == 0 {
+            // Publishers whose acknowledgements are late, with more to say than their doors take. Not at QoS 2, of which
+            // nobody before MQTT 5 may have more unreleased than that.
+            self.habits.qos_weights = [3, 5, 0];
+            // Who publishes to itself is held back until its own full queue has paid, again and again if it may stay whole.
+            self.settings.on_slow = OnSlow::DropOldest;
+            self.settings.full_deadline = Duration::from_millis(random.u64(100..600));
+            self.settings.unacked_max = random.usize(1..4);
+            self.habits.v3_percent = 80;
+            self.habits.large_percent = 60;
+            self.habits.burst = 16;
+            self.habits.stall = 4;
+        }
+        self.wire.cut_percent = random.u32(0..80);
+        self.doors = Some(DoorPlan::draw(self.clients, random));
     }
 }
 

@@ -256,6 +256,7 @@ impl World {
             self.events.push(self.now + begin, Event::Act { actor });
         }
         self.expect_strangers();
+        self.expect_callers();
         let end = self.now + self.plan.storm;
         self.until(self.plan.storm + LOOK, "the storm", |world| world.now >= end)
     }
@@ -266,6 +267,7 @@ impl World {
         self.tell(|| "calm".to_owned());
         self.plan.wire.calm();
         self.clear_up();
+        self.calm_doors();
         let began = self.now;
         let bound = if self.network.is_some() { CALM_QUIC } else { CALM };
         let result = self.until(bound, "settling", |world| {
@@ -273,12 +275,14 @@ impl World {
             world.now >= quiet_since && world.owes_nothing() && world.is_echoed(quiet_since)
         });
         self.tell(|| "all is quiet".to_owned());
+        self.judge_pongs();
         result
     }
 
     fn owes_nothing(&mut self) -> bool {
         let clients = self.plan.clients;
         self.actors[..=clients].iter().all(Actor::is_idle)
+            && !self.is_anybody_mute()
             && self.nodes.iter_mut().all(|node| {
                 let counters = node.shard.counters();
                 counters.tickets == 0 && counters.parked == 0 && counters.waiting_credit == 0
@@ -416,7 +420,7 @@ impl World {
             let quic = world.nodes.iter().filter_map(|node| node.shard.quic());
             let connections: usize = quic.map(Quic::connections).sum();
             let sessions = sum.sessions + sum.groups + sum.subscriptions;
-            sessions == 0 && sum.links == 0 && connections == 0
+            sessions == 0 && sum.links == 0 && connections == 0 && sum.tls_handshakes_in_flight == 0
         })
     }
 

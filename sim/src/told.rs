@@ -34,9 +34,8 @@ impl World {
         if !player.core.is_attached()
             && let Some(id) = player.pipe.take()
         {
-            self.pipes[id.0].client_ended = true;
-            self.push_up(id, Chunk::EndOfStream);
-            self.skip_unread(id);
+            self.end_layers(id);
+            self.end_up(id);
         }
         let player = &mut self.actors[actor];
         if !player.core.is_attached()
@@ -57,7 +56,10 @@ impl World {
 
     fn write(&mut self, actor: usize, bytes: &Bytes) {
         if let Some(id) = self.actors[actor].pipe {
-            self.send_up(id, bytes);
+            match self.pipes[id.0].through {
+                Some(_) => self.write_layers(id, bytes),
+                None => self.send_up(id, bytes),
+            }
         } else if let Some(id) = self.actors[actor].line {
             self.write_line(id, bytes);
         }
@@ -95,6 +97,7 @@ impl World {
                 player.echo = Echo::default();
                 player.core.set_clean_start(!player.character.persistent);
                 self.oracle.on_connected(actor, self.now, session_present);
+                self.judge_named(actor);
             }
             Told::Refused { reason, .. } => {
                 self.tell(|| format!("client {actor} is refused: {reason}"));

@@ -225,6 +225,10 @@ impl Shard {
         let Some(link) = self.links.get_mut(key) else { return };
         let held = (link.is_held() || link.is_crossing()) && link.input.len() > HELD_BYTES_MAX;
         let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES;
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(crate::mutants::Mutant::FullDoorRead) && link.layers.is_some() {
+            return;
+        }
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
             if let Carrier::Door(door) = link.carrier {
