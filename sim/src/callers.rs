@@ -150,7 +150,8 @@ impl World {
     }
 
     fn judge_answer(&mut self, id: PipeId) {
-        let overdue = self.now >= self.pipes[id.0].began + self.plan.settings.connect_timeout;
+        let overdue =
+            self.now >= self.pipes[id.0].began + self.plan.settings.connect_timeout || !self.skew.is_zero();
         let caller = self.pipes[id.0].caller.as_ref().expect("it is a caller's");
         let Some(expected) = caller.expects.filter(|_| caller.says.is_empty()) else { return };
         if caller.heard.is_empty() && overdue || caller.heard.starts_with(expected.as_bytes()) {

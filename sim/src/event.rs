@@ -53,6 +53,8 @@ pub(crate) enum Event {
     Says { pipe: PipeId },
     /// Such a caller must be gone.
     CallOverdue { pipe: PipeId },
+    /// The broker's clock jumps.
+    Jump,
     /// The director looks at the stage.
     Look,
 }

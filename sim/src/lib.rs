@@ -17,10 +17,12 @@
 mod actor;
 mod behaviour;
 mod callers;
+mod clock;
 mod crypto;
 mod cuts;
 mod doors;
 mod event;
+mod filters;
 mod layers;
 mod line;
 mod lines;

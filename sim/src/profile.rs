@@ -43,11 +43,17 @@ pub enum Profile {
     Mixed,
     /// Byte streams through TLS, WebSocket and PROXY headers, and callers who never become clients.
     Doors,
+    /// Several filters in each SUBSCRIBE and UNSUBSCRIBE.
+    Filters,
+    /// The machine is suspended and goes on later: the clock jumps.
+    Jumps,
+    /// Everything at once, on 1 to 16 shards with rings from 1.
+    Wide,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -62,6 +68,9 @@ impl Profile {
         Self::Handshakes,
         Self::Mixed,
         Self::Doors,
+        Self::Filters,
+        Self::Jumps,
+        Self::Wide,
     ];
 
     /// Its name on the command line.
@@ -81,6 +90,9 @@ impl Profile {
             Self::Handshakes => "handshakes",
             Self::Mixed => "mixed",
             Self::Doors => "doors",
+            Self::Filters => "filters",
+            Self::Jumps => "jumps",
+            Self::Wide => "wide",
         }
     }
 
@@ -105,6 +117,8 @@ pub(crate) struct Plan {
     pub(crate) quic: Option<QuicPlan>,
     /// How layered doors are played, if they are.
     pub(crate) doors: Option<DoorPlan>,
+    /// Between two jumps of the broker's clock.
+    pub(crate) jump_us: Option<Range<u64>>,
 }
 
 /// How hostile network and machine are.
@@ -140,6 +154,8 @@ pub(crate) struct Habits {
     pub(crate) supplant: u32,
     pub(crate) stall: u32,
     pub(crate) burst: usize,
+    /// Filters of one SUBSCRIBE or UNSUBSCRIBE.
+    pub(crate) filters_max: usize,
     pub(crate) topics: usize,
     pub(crate) qos_weights: [u32; 3],
     pub(crate) retain_percent: u32,
@@ -180,6 +196,9 @@ impl Plan {
             Profile::Rebinding => plan.rebinding(random),
             Profile::Handshakes => plan.handshakes(random),
             Profile::Doors => plan.doors(random),
+            Profile::Filters => plan.filters(random),
+            Profile::Jumps => plan.jumps(random),
+            Profile::Wide => plan.wide(random),
         }
         plan.quic = QuicPlan::draw(profile, random);
         plan
@@ -224,6 +243,7 @@ impl Plan {
             habits: Habits::draw(random),
             quic: None,
             doors: None,
+            jump_us: None,
         }
     }
 
@@ -402,6 +422,44 @@ impl Plan {
         self.wire.cut_percent = random.u32(0..80);
         self.doors = Some(DoorPlan::draw(self.clients, random));
     }
+
+    fn filters(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.habits.filters_max = random.usize(2..12);
+        self.habits.topics = random.usize(2..10);
+        self.habits.subscribe = 16;
+        self.habits.unsubscribe = 8;
+        self.settings.barriers_max = random.usize(1..8);
+    }
+
+    fn jumps(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.habits.will_delay_percent = random.u32(0..30);
+        self.habits.expiry_percent = random.u32(0..20);
+        self.habits.session_expiry_s = [1, 60, 3_600][random.usize(0..3)];
+        self.jump_us = Some(20_000..random.u64(200_000..3_000_000));
+        if random.bool() {
+            self.doors = Some(DoorPlan::draw(self.clients, random));
+        }
+    }
+
+    /// Everything at once.
+    fn wide(&mut self, random: &mut fastrand::Rng) {
+        self.doors(random);
+        self.shards = random.usize(1..17);
+        let ring = |random: &mut fastrand::Rng| 1 << random.u32(0..7);
+        self.mesh = MeshConfig {
+            replies: ring(random),
+            control: ring(random),
+            forward: ring(random),
+            deliver: ring(random),
+        };
+        self.settings.deliver_window = 1 << random.u32(0..7);
+        self.settings.forward_window = 1 << random.u32(0..7);
+        self.habits.filters_max = random.usize(1..8);
+        self.habits.session_expiry_s = if random.u8(0..3) == 0 { 1 } else { 3_600 };
+        self.jump_us = (random.u8(0..3) == 0).then(|| 200_000..random.u64(500_000..5_000_000));
+    }
 }
 
 impl Wire {
@@ -439,6 +497,7 @@ impl Habits {
             supplant: 1,
             stall: 0,
             burst: 3,
+            filters_max: 1,
             topics: random.usize(2..7),
             qos_weights: [2, 5, 5],
             retain_percent: random.u32(0..10),

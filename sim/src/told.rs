@@ -96,6 +96,7 @@ impl World {
                 player.was_connected = true;
                 player.echo = Echo::default();
                 player.core.set_clean_start(!player.character.persistent);
+                self.note_jumps(actor);
                 self.oracle.on_connected(actor, self.now, session_present);
                 self.judge_named(actor);
             }
@@ -120,13 +121,11 @@ impl World {
                     self.oracle.on_suback(number, self.now, reason);
                 }
             }
-            Told::Unsubscribed { token, .. } => {
-                let Some(Asked::Unsubscribe(filter, number)) = self.actors[actor].requests.remove(&token)
-                else {
+            Told::Unsubscribed { token, reasons, .. } => {
+                let Some(Asked::Unsubscribe(filters)) = self.actors[actor].requests.remove(&token) else {
                     return;
                 };
-                self.tell(|| format!("client {actor} is unsubscribed from {filter}"));
-                self.oracle.on_unsuback(actor, &filter, number, self.now);
+                self.on_unsubscribed(actor, &filters, &reasons);
             }
             Told::Lost { token } => {
                 self.actors[actor].requests.remove(&token);

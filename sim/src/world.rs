@@ -40,6 +40,8 @@ pub(crate) enum Cut {
 pub(crate) struct World {
     base: Instant,
     pub(crate) now: Instant,
+    /// How far the broker's clock is ahead.
+    pub(crate) skew: Duration,
     pub(crate) events: Events,
     pub(crate) random: fastrand::Rng,
     pub(crate) plan: Plan,
@@ -97,6 +99,7 @@ impl World {
         Self {
             base,
             now: base,
+            skew: Duration::ZERO,
             events,
             random,
             sleep: SleepFlags::new(plan.shards),
@@ -154,6 +157,7 @@ impl World {
             Event::Call => self.call(),
             Event::Says { pipe } => self.says(pipe),
             Event::CallOverdue { pipe } => self.call_overdue(pipe),
+            Event::Jump => self.jump(),
             Event::Look => return Some(event),
         }
         None
@@ -167,12 +171,13 @@ impl World {
 // ---- Shards.
 impl World {
     fn turn(&mut self, shard: usize, turns: u64) {
+        let now = self.broker_now();
         let node = &mut self.nodes[shard];
         if node.turns != turns {
             return;
         }
         self.trace.mark(self.now - self.base, Kind::Turn, shard as u64, turns);
-        let (effects, over) = node.go_on(self.now, &self.sleep, self.plan.wire.batch);
+        let (effects, over) = node.go_on(now, &self.sleep, self.plan.wire.batch);
         let read = self.read_from(&effects);
         for effect in effects {
             self.on_effect(shard, effect);
@@ -187,7 +192,7 @@ impl World {
         let turns = node.turns;
         let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= over);
         let preempted = self.percent(self.plan.wire.preempt_percent);
-        let mut took = (over - self.now) + self.micros(self.plan.wire.turn_us.clone());
+        let mut took = (over - now) + self.micros(self.plan.wire.turn_us.clone());
         if preempted {
             took += self.micros(self.plan.wire.preempt_us.clone());
         }
@@ -197,6 +202,7 @@ impl World {
         }
         self.nodes[shard].thread = Thread::Asleep;
         if let Some(until) = until {
+            let until = self.from_broker(until);
             self.events.push(until.max(self.now + took), Event::Turn { shard, turns });
         }
     }
