@@ -32,11 +32,19 @@ pub enum Mutant {
     WillDelayForgotten,
     /// What has expired in a queue is sent.
     ExpiryForgotten,
+    /// MQTT bytes in the piece that ends a byte stream's handshakes are forgotten.
+    BehindHandshakeForgotten,
+    /// A byte stream with layers is read on when what waits behind it is full.
+    FullDoorRead,
+    /// The layers end without their closing words.
+    ClosingWordsForgotten,
+    /// A TLS handshake that was not finished in time counts for ever.
+    DoorHandshakesNotGivenBack,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::SubackBeforeBarrier,
         Self::AckBeforeAcceptance,
         Self::FullPeerDropped,
@@ -51,5 +59,9 @@ impl Mutant {
         Self::LossHidden,
         Self::WillDelayForgotten,
         Self::ExpiryForgotten,
+        Self::BehindHandshakeForgotten,
+        Self::FullDoorRead,
+        Self::ClosingWordsForgotten,
+        Self::DoorHandshakesNotGivenBack,
     ];
 }

@@ -27,8 +27,8 @@ pub(crate) enum Role {
 pub(crate) enum Asked {
     /// SUBSCRIBE: the oracle's numbers of its filters.
     Subscribe(Vec<usize>),
-    /// UNSUBSCRIBE: the filter, and the oracle's number of the request.
-    Unsubscribe(Text, usize),
+    /// UNSUBSCRIBE: the filters, and the oracle's numbers of them.
+    Unsubscribe(Vec<(Text, usize)>),
 }
 
 /// What stays the same over all cores of one client.
@@ -74,6 +74,8 @@ pub(crate) struct Actor {
     /// What the probe has found.
     pub(crate) found: BTreeMap<Text, PubId>,
     pub(crate) echo: Echo,
+    /// How far the broker's clock was ahead when CONNACK was seen last.
+    pub(crate) skew: Duration,
 }
 
 /// Exchanges of PINGREQ and PINGRESP that show that nothing is under way on an ordered stream. Two: one PINGREQ of the
@@ -107,6 +109,7 @@ impl Actor {
             next_subscription_id: 1,
             found: BTreeMap::new(),
             echo: Echo::default(),
+            skew: Duration::ZERO,
         }
     }
 

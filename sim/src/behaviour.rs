@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use quelea_client::{Farewell, Properties, Publish, Refusal, Subscribe, Subscription, Text};
+use quelea_client::{Farewell, Properties, Publish, Refusal, Subscription, Text};
 use quelea_mqtt::{QoS, ReasonCode, RetainHandling, SubscriptionOptions, Version};
 
-use crate::actor::{Asked, Role, new_core, will_publish};
+use crate::actor::{Role, new_core, will_publish};
 use crate::event::Event;
 use crate::oracle::{Firings, PubId, Publication, payload};
 use crate::world::{Act, Cut, World};
@@ -41,7 +41,7 @@ impl World {
         let v5 = character.version == Version::V5;
         let clean = !character.persistent
             || player.fresh && v5
-            || storm && v5 && again && self.percent(clean_percent);
+            || storm && v5 && again && self.percent(clean_percent) && character.role == Role::Player;
         if clean && !self.actors[actor].fresh {
             self.renew(actor, true);
         }
@@ -84,7 +84,7 @@ impl World {
             qos: QoS::ExactlyOnce,
             retain: false,
             payload_bytes: 24,
-            sent: self.now,
+            sent: self.broker_now(),
             done: None,
             repeated: false,
             expiry_s: None,
@@ -173,7 +173,7 @@ impl World {
                     qos,
                     retain,
                     payload_bytes: bytes,
-                    sent: now,
+                    sent: self.broker_now(),
                     done: None,
                     repeated: false,
                     expiry_s,
@@ -214,6 +214,15 @@ impl World {
     }
 
     fn subscribe(&mut self, actor: usize) {
+        let first = self.draw_subscription(actor);
+        let packet = match self.plan.habits.filters_max {
+            1 => vec![first],
+            _ => self.fill_packet(actor, first),
+        };
+        self.subscribe_to(actor, packet);
+    }
+
+    pub(crate) fn draw_subscription(&mut self, actor: usize) -> Subscription {
         let filter = self.draw_filter(actor);
         let v5 = self.actors[actor].character.version == Version::V5;
         let shared = filter.starts_with("$share/");
@@ -232,45 +241,7 @@ impl World {
                 _ => RetainHandling::SendAtSubscribe,
             };
         }
-        self.subscribe_to(actor, Subscription { filter, options });
-    }
-
-    /// Sends a SUBSCRIBE of one filter.
-    pub(crate) fn subscribe_to(&mut self, actor: usize, asked: Subscription) {
-        let player = &mut self.actors[actor];
-        let id = (player.character.version == Version::V5).then_some(player.next_subscription_id);
-        let subscribe = Subscribe {
-            subscriptions: vec![asked.clone()],
-            subscription_id: id.and_then(std::num::NonZeroU32::new),
-            user_properties: Vec::new(),
-        };
-        match player.core.subscribe(self.now, &subscribe) {
-            Ok(token) => {
-                player.next_subscription_id += 1;
-                self.tell(|| format!("client {actor} subscribes to {} ({:?})", asked.filter, asked.options));
-                let number = self.oracle.on_subscribe(actor, asked, id);
-                self.actors[actor].requests.insert(token, Asked::Subscribe(vec![number]));
-            }
-            Err(Refusal::Full) => {}
-            Err(refusal) => self.oracle.accuse(format!("client {actor} may not subscribe: {refusal}")),
-        }
-    }
-
-    fn unsubscribe(&mut self, actor: usize) {
-        let open = self.oracle.open_filters(actor);
-        if open.is_empty() {
-            return;
-        }
-        let filter = open[self.random.usize(0..open.len())].clone();
-        match self.actors[actor].core.unsubscribe(self.now, std::slice::from_ref(&filter)) {
-            Ok(token) => {
-                self.tell(|| format!("client {actor} unsubscribes from {filter}"));
-                let number = self.oracle.on_unsubscribe(actor, &filter);
-                self.actors[actor].requests.insert(token, Asked::Unsubscribe(filter, number));
-            }
-            Err(Refusal::Full) => {}
-            Err(refusal) => self.oracle.accuse(format!("client {actor} may not unsubscribe: {refusal}")),
-        }
+        Subscription { filter, options }
     }
 
     pub(crate) fn percent(&mut self, percent: u32) -> bool {

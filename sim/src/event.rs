@@ -45,6 +45,16 @@ pub(crate) enum Event {
     Blackhole { line: LineId },
     /// Somebody who is no client sends something.
     Stranger,
+    /// What was to happen to a byte stream behind so many bytes happens.
+    Mishap { pipe: PipeId },
+    /// Somebody who is no client opens a byte stream.
+    Call,
+    /// Such a caller says something.
+    Says { pipe: PipeId },
+    /// Such a caller must be gone.
+    CallOverdue { pipe: PipeId },
+    /// The broker's clock jumps.
+    Jump,
     /// The director looks at the stage.
     Look,
 }

@@ -16,9 +16,14 @@
 
 mod actor;
 mod behaviour;
+mod callers;
+mod clock;
 mod crypto;
 mod cuts;
+mod doors;
 mod event;
+mod filters;
+mod layers;
 mod line;
 mod lines;
 mod network;

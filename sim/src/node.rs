@@ -14,10 +14,12 @@ use quelea_shard::quic::{Path, Transmit};
 use quelea_shard::turn::{Driver, Turn};
 use quelea_shard::{Completion, DoorAction, DoorEnd, DoorId, Request, RequestId, Shard};
 
+use crate::pipe::Chunk;
+
 /// What waits at a shard's ring.
 #[derive(Debug)]
 pub(crate) enum Input {
-    Opened(DoorId, SocketAddr),
+    Opened(DoorId, SocketAddr, DoorKindId),
     Bytes(DoorId, Bytes),
     Closed(DoorId, DoorEnd),
     Written(DoorId),
@@ -76,6 +78,19 @@ impl Node {
         (ring.effects, ring.now)
     }
 
+    /// Takes back what was not looked at yet of a byte stream, into `held`: bytes, and their end.
+    pub(crate) fn take_back(&mut self, from: DoorId, held: &mut VecDeque<Chunk>) {
+        for input in std::mem::take(&mut self.inbox) {
+            match input {
+                Input::Bytes(door, bytes) if door == from => held.push_back(Chunk::Bytes(bytes)),
+                Input::Closed(door, DoorEnd::EndOfStream) if door == from => {
+                    held.push_back(Chunk::EndOfStream)
+                }
+                input => self.inbox.push_back(input),
+            }
+        }
+    }
+
     /// The half before the wait: until when the thread would sleep.
     pub(crate) fn lie_down(&mut self, now: Instant, sleep: &SleepFlags) -> Option<Instant> {
         self.turn.before_wait(&mut self.shard, now, sleep)
@@ -103,7 +118,7 @@ impl Driver for Ring<'_> {
         for _ in 0..self.batch {
             let Some(input) = self.inbox.pop_front() else { return };
             match input {
-                Input::Opened(door, peer) => shard.handle_door_opened(now, door, peer, DoorKindId::PLAIN),
+                Input::Opened(door, peer, kind) => shard.handle_door_opened(now, door, peer, kind),
                 Input::Bytes(door, bytes) => {
                     let serving = shard.is_serving(door);
                     self.effects.push(Effect::Read { door, bytes: bytes.len(), serving });

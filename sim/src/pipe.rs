@@ -12,6 +12,9 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::callers::Caller;
+use crate::doors::Through;
+use crate::layers::Kind;
 use crate::oracle::PubId;
 
 /// One byte stream of the run.
@@ -45,9 +48,15 @@ pub(crate) enum Door {
 }
 
 /// One byte stream.
-#[derive(Debug)]
 pub(crate) struct Pipe {
-    pub(crate) actor: usize,
+    /// Whose it is; nobody's for a caller.
+    pub(crate) actor: Option<usize>,
+    /// When it was begun.
+    pub(crate) began: Instant,
+    /// Which door it leads to, and the client's half of its layers.
+    pub(crate) kind: Kind,
+    pub(crate) through: Option<Box<Through>>,
+    pub(crate) caller: Option<Box<Caller>>,
     pub(crate) shard: usize,
     pub(crate) up: Flow,
     pub(crate) down: Flow,
@@ -77,10 +86,14 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(now: Instant, actor: usize, shard: usize) -> Self {
+    pub(crate) fn new(now: Instant, actor: Option<usize>, shard: usize) -> Self {
         let flow = || Flow { chunks: VecDeque::new(), last_arrival: now };
         Self {
             actor,
+            began: now,
+            kind: Kind::PLAIN,
+            through: None,
+            caller: None,
             shard,
             up: flow(),
             down: flow(),
@@ -98,6 +111,11 @@ impl Pipe {
             read_bytes: 0,
             farewell: None,
         }
+    }
+
+    /// The broker may not understand what was sent last.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.through.as_ref().is_some_and(|through| through.is_unheard())
     }
 }
 

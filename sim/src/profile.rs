@@ -9,6 +9,7 @@ use std::time::Duration;
 use quelea_router::MeshConfig;
 use quelea_shard::{OnFull, OnSlow, Settings};
 
+use crate::doors::DoorPlan;
 use crate::weather::QuicPlan;
 
 /// What a run tries.
@@ -40,11 +41,19 @@ pub enum Profile {
     Handshakes,
     /// All of it.
     Mixed,
+    /// Byte streams through TLS, WebSocket and PROXY headers, and callers who never become clients.
+    Doors,
+    /// Several filters in each SUBSCRIBE and UNSUBSCRIBE.
+    Filters,
+    /// The machine is suspended and goes on later: the clock jumps.
+    Jumps,
+    /// Everything at once, on 1 to 16 shards with rings from 1.
+    Wide,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -58,6 +67,10 @@ impl Profile {
         Self::Rebinding,
         Self::Handshakes,
         Self::Mixed,
+        Self::Doors,
+        Self::Filters,
+        Self::Jumps,
+        Self::Wide,
     ];
 
     /// Its name on the command line.
@@ -76,6 +89,10 @@ impl Profile {
             Self::Rebinding => "rebinding",
             Self::Handshakes => "handshakes",
             Self::Mixed => "mixed",
+            Self::Doors => "doors",
+            Self::Filters => "filters",
+            Self::Jumps => "jumps",
+            Self::Wide => "wide",
         }
     }
 
@@ -98,6 +115,10 @@ pub(crate) struct Plan {
     pub(crate) habits: Habits,
     /// How QUIC is played, if it is.
     pub(crate) quic: Option<QuicPlan>,
+    /// How layered doors are played, if they are.
+    pub(crate) doors: Option<DoorPlan>,
+    /// Between two jumps of the broker's clock.
+    pub(crate) jump_us: Option<Range<u64>>,
 }
 
 /// How hostile network and machine are.
@@ -133,6 +154,8 @@ pub(crate) struct Habits {
     pub(crate) supplant: u32,
     pub(crate) stall: u32,
     pub(crate) burst: usize,
+    /// Filters of one SUBSCRIBE or UNSUBSCRIBE.
+    pub(crate) filters_max: usize,
     pub(crate) topics: usize,
     pub(crate) qos_weights: [u32; 3],
     pub(crate) retain_percent: u32,
@@ -172,9 +195,24 @@ impl Plan {
             Profile::Quic => plan.quic(random),
             Profile::Rebinding => plan.rebinding(random),
             Profile::Handshakes => plan.handshakes(random),
+            Profile::Doors => plan.doors(random),
+            Profile::Filters => plan.filters(random),
+            Profile::Jumps => plan.jumps(random),
+            Profile::Wide => plan.wide(random),
         }
         plan.quic = QuicPlan::draw(profile, random);
         plan
+    }
+
+    /// What each look at the clock costs a shard.
+    pub(crate) fn tick(&self) -> Duration {
+        let quic = self.quic.as_ref().map_or(Duration::ZERO, |quic| quic.tick);
+        self.doors.as_ref().map_or(quic, |doors| doors.tick.max(quic))
+    }
+
+    /// For so long a byte stream may be there that does not come to CONNECT.
+    pub(crate) fn patience(&self) -> Duration {
+        self.settings.connect_timeout + self.settings.close_deadline + Duration::from_secs(3)
     }
 
     fn calm_weather(random: &mut fastrand::Rng) -> Self {
@@ -204,6 +242,8 @@ impl Plan {
             wire: Wire::draw(random),
             habits: Habits::draw(random),
             quic: None,
+            doors: None,
+            jump_us: None,
         }
     }
 
@@ -358,6 +398,70 @@ impl Plan {
     }
 }
 
+impl Plan {
+    fn doors(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.settings.connect_timeout = Duration::from_millis(random.u64(1_000..10_000));
+        self.settings.close_deadline = Duration::from_millis(random.u64(200..3_000));
+        if random.u8(0..3) == 0 {
+            self.settings.tls_handshakes_max = random.usize(1..6);
+        }
+        if random.u8(0..3) == 0 {
+            // Publishers whose acknowledgements are late, with more to say than their doors take. Not at QoS 2, of which
+            // nobody before MQTT 5 may have more unreleased than that.
+            self.habits.qos_weights = [3, 5, 0];
+            // Who publishes to itself is held back until its own full queue has paid, again and again if it may stay whole.
+            self.settings.on_slow = OnSlow::DropOldest;
+            self.settings.full_deadline = Duration::from_millis(random.u64(100..600));
+            self.settings.unacked_max = random.usize(1..4);
+            self.habits.v3_percent = 80;
+            self.habits.large_percent = 60;
+            self.habits.burst = 16;
+            self.habits.stall = 4;
+        }
+        self.wire.cut_percent = random.u32(0..80);
+        self.doors = Some(DoorPlan::draw(self.clients, random));
+    }
+
+    fn filters(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.habits.filters_max = random.usize(2..12);
+        self.habits.topics = random.usize(2..10);
+        self.habits.subscribe = 16;
+        self.habits.unsubscribe = 8;
+        self.settings.barriers_max = random.usize(1..8);
+    }
+
+    fn jumps(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.habits.will_delay_percent = random.u32(0..30);
+        self.habits.expiry_percent = random.u32(0..20);
+        self.habits.session_expiry_s = [1, 60, 3_600][random.usize(0..3)];
+        self.jump_us = Some(20_000..random.u64(200_000..3_000_000));
+        if random.bool() {
+            self.doors = Some(DoorPlan::draw(self.clients, random));
+        }
+    }
+
+    /// Everything at once.
+    fn wide(&mut self, random: &mut fastrand::Rng) {
+        self.doors(random);
+        self.shards = random.usize(1..17);
+        let ring = |random: &mut fastrand::Rng| 1 << random.u32(0..7);
+        self.mesh = MeshConfig {
+            replies: ring(random),
+            control: ring(random),
+            forward: ring(random),
+            deliver: ring(random),
+        };
+        self.settings.deliver_window = 1 << random.u32(0..7);
+        self.settings.forward_window = 1 << random.u32(0..7);
+        self.habits.filters_max = random.usize(1..8);
+        self.habits.session_expiry_s = if random.u8(0..3) == 0 { 1 } else { 3_600 };
+        self.jump_us = (random.u8(0..3) == 0).then(|| 200_000..random.u64(500_000..5_000_000));
+    }
+}
+
 impl Wire {
     fn draw(random: &mut fastrand::Rng) -> Self {
         let near = random.bool();
@@ -393,6 +497,7 @@ impl Habits {
             supplant: 1,
             stall: 0,
             burst: 3,
+            filters_max: 1,
             topics: random.usize(2..7),
             qos_weights: [2, 5, 5],
             retain_percent: random.u32(0..10),

@@ -11,6 +11,7 @@ use quelea_shard::counters::Counters;
 use quelea_shard::quic::Quic;
 
 use crate::actor::{Actor, Character, Echo, Role, new_core};
+use crate::clock::WATCHER_EXPIRY_S;
 use crate::crypto::Crypto;
 use crate::cuts::Cuts;
 use crate::event::Event;
@@ -223,7 +224,7 @@ impl World {
         let shard = self.random.usize(0..self.nodes.len());
         self.open(WATCHER, shard);
         self.until(SETTLE, "the watcher's CONNECT", |world| world.actors[WATCHER].core.is_connected())?;
-        self.subscribe_to(WATCHER, Subscription::new("will/#", QoS::ExactlyOnce));
+        self.subscribe_to(WATCHER, vec![Subscription::new("will/#", QoS::ExactlyOnce)]);
         self.drain_client(WATCHER);
         self.until(SETTLE, "the watcher's SUBSCRIBE", |world| world.actors[WATCHER].is_idle())
     }
@@ -237,8 +238,13 @@ impl World {
             role,
             version: if player && self.percent(habits.v3_percent) { Version::V311 } else { Version::V5 },
             persistent: role == Role::Watcher || player && self.percent(habits.persistent_percent),
-            session_expiry_s: if player { habits.session_expiry_s } else { 3_600 },
-            keep_alive_s: habits.keep_alive_s,
+            session_expiry_s: match role {
+                Role::Player => habits.session_expiry_s,
+                _ if self.plan.jump_us.is_some() => WATCHER_EXPIRY_S,
+                _ => 3_600,
+            },
+            // The watcher stays where the clock jumps: what it misses while it is away may be dropped.
+            keep_alive_s: if !player && self.plan.jump_us.is_some() { 0 } else { habits.keep_alive_s },
             receive_max: if player { self.random.u16(habits.receive_max) } else { 100 },
             in_flight_max: self.random.u16(1..32),
             slow_acks: player && self.percent(habits.slow_ack_percent),
@@ -256,6 +262,8 @@ impl World {
             self.events.push(self.now + begin, Event::Act { actor });
         }
         self.expect_strangers();
+        self.expect_callers();
+        self.expect_jumps();
         let end = self.now + self.plan.storm;
         self.until(self.plan.storm + LOOK, "the storm", |world| world.now >= end)
     }
@@ -266,6 +274,7 @@ impl World {
         self.tell(|| "calm".to_owned());
         self.plan.wire.calm();
         self.clear_up();
+        self.calm_doors();
         let began = self.now;
         let bound = if self.network.is_some() { CALM_QUIC } else { CALM };
         let result = self.until(bound, "settling", |world| {
@@ -273,12 +282,14 @@ impl World {
             world.now >= quiet_since && world.owes_nothing() && world.is_echoed(quiet_since)
         });
         self.tell(|| "all is quiet".to_owned());
+        self.judge_pongs();
         result
     }
 
     fn owes_nothing(&mut self) -> bool {
         let clients = self.plan.clients;
         self.actors[..=clients].iter().all(Actor::is_idle)
+            && !self.is_anybody_mute()
             && self.nodes.iter_mut().all(|node| {
                 let counters = node.shard.counters();
                 counters.tickets == 0 && counters.parked == 0 && counters.waiting_credit == 0
@@ -353,7 +364,7 @@ impl World {
         let probe = self.plan.clients + 1;
         self.open(probe, 0);
         self.until(SETTLE, "the probe's CONNECT", |world| world.actors[probe].core.is_connected())?;
-        self.subscribe_to(probe, Subscription::new("#", QoS::AtLeastOnce));
+        self.subscribe_to(probe, vec![Subscription::new("#", QoS::AtLeastOnce)]);
         self.drain_client(probe);
         let asked = self.now;
         self.until(SETTLE, "the probe's SUBSCRIBE", |world| {
@@ -416,7 +427,7 @@ impl World {
             let quic = world.nodes.iter().filter_map(|node| node.shard.quic());
             let connections: usize = quic.map(Quic::connections).sum();
             let sessions = sum.sessions + sum.groups + sum.subscriptions;
-            sessions == 0 && sum.links == 0 && connections == 0
+            sessions == 0 && sum.links == 0 && connections == 0 && sum.tls_handshakes_in_flight == 0
         })
     }
 

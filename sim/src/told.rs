@@ -34,9 +34,8 @@ impl World {
         if !player.core.is_attached()
             && let Some(id) = player.pipe.take()
         {
-            self.pipes[id.0].client_ended = true;
-            self.push_up(id, Chunk::EndOfStream);
-            self.skip_unread(id);
+            self.end_layers(id);
+            self.end_up(id);
         }
         let player = &mut self.actors[actor];
         if !player.core.is_attached()
@@ -57,7 +56,10 @@ impl World {
 
     fn write(&mut self, actor: usize, bytes: &Bytes) {
         if let Some(id) = self.actors[actor].pipe {
-            self.send_up(id, bytes);
+            match self.pipes[id.0].through {
+                Some(_) => self.write_layers(id, bytes),
+                None => self.send_up(id, bytes),
+            }
         } else if let Some(id) = self.actors[actor].line {
             self.write_line(id, bytes);
         }
@@ -94,7 +96,9 @@ impl World {
                 player.was_connected = true;
                 player.echo = Echo::default();
                 player.core.set_clean_start(!player.character.persistent);
-                self.oracle.on_connected(actor, self.now, session_present);
+                self.note_jumps(actor);
+                self.oracle.on_connected(actor, self.broker_now(), session_present);
+                self.judge_named(actor);
             }
             Told::Refused { reason, .. } => {
                 self.tell(|| format!("client {actor} is refused: {reason}"));
@@ -105,7 +109,7 @@ impl World {
                 let Some(id) = self.actors[actor].publishing.remove(&token) else { return };
                 if self.oracle.publication(id).qos > QoS::AtMostOnce {
                     self.tell(|| format!("publication {} of client {actor} is done: {reason}", id.0));
-                    self.oracle.on_publish_done(id, self.now, reason);
+                    self.oracle.on_publish_done(id, self.broker_now(), reason);
                 }
             }
             Told::Subscribed { token, reasons } => {
@@ -114,16 +118,14 @@ impl World {
                 };
                 for (number, reason) in numbers.into_iter().zip(reasons) {
                     self.tell(|| format!("client {actor} is subscribed ({number}): {reason}"));
-                    self.oracle.on_suback(number, self.now, reason);
+                    self.oracle.on_suback(number, self.broker_now(), reason);
                 }
             }
-            Told::Unsubscribed { token, .. } => {
-                let Some(Asked::Unsubscribe(filter, number)) = self.actors[actor].requests.remove(&token)
-                else {
+            Told::Unsubscribed { token, reasons, .. } => {
+                let Some(Asked::Unsubscribe(filters)) = self.actors[actor].requests.remove(&token) else {
                     return;
                 };
-                self.tell(|| format!("client {actor} is unsubscribed from {filter}"));
-                self.oracle.on_unsuback(actor, &filter, number, self.now);
+                self.on_unsubscribed(actor, &filters, &reasons);
             }
             Told::Lost { token } => {
                 self.actors[actor].requests.remove(&token);
@@ -171,7 +173,10 @@ impl World {
             self.oracle.on_repeated(id);
         }
         let Some(will) = will else { return };
-        if connected && !farewell && delay > Duration::ZERO {
+        if connected && !farewell && delay > Duration::ZERO && self.plan.jump_us.is_some() {
+            // The broker may hear of it before or after a jump.
+            self.oracle.on_will(will, false, 1);
+        } else if connected && !farewell && delay > Duration::ZERO {
             let (lost, heard_by) = (self.now, self.now + heard_within);
             self.oracle.on_delayed_will(actor, Delayed { will, lost, heard_by, delay, tried: None });
         } else {
@@ -181,7 +186,7 @@ impl World {
 
     pub(crate) fn on_message(&mut self, actor: usize, message: &quelea_client::Message) {
         self.last_delivery = self.now;
-        let id = self.oracle.on_message(actor, self.now, message);
+        let id = self.oracle.on_message(actor, self.broker_now(), message);
         self.tell(|| {
             format!(
                 "client {actor} gets {} on {}, {:?}, dup {}, retain {}",

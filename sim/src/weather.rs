@@ -63,6 +63,7 @@ impl QuicPlan {
             }
             Profile::Handshakes => plan.handshakes(random),
             Profile::Mixed => plan.percent = 50,
+            Profile::Wide => plan.percent = 30,
             _ => return None,
         }
         Some(plan)

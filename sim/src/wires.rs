@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use bytes::Bytes;
 use quelea_shard::{DoorEnd, DoorId};
 
+use crate::actor::Role;
 use crate::event::Event;
 use crate::node::Input;
 use crate::pipe::{Chunk, Door, KERNEL_BYTES, Pipe, PipeId};
@@ -32,26 +33,32 @@ impl World {
         let persistent = player.character.persistent;
         player.core.connect(self.now).expect("the core is detached and its options are sound");
         self.tell(|| format!("client {actor} connects to shard {shard}, clean {clean} ({how})"));
-        self.oracle.on_connect(actor, self.now, clean, persistent);
+        self.oracle.on_connect(actor, self.broker_now(), clean, persistent);
         self.drain_client(actor);
     }
 
     fn open_pipe(&mut self, actor: usize, shard: usize) {
         let id = PipeId(self.pipes.len());
-        let mut pipe = Pipe::new(self.now, actor, shard);
+        let mut pipe = Pipe::new(self.now, Some(actor), shard);
         let delay = self.micros(self.plan.wire.delay_us.clone());
         pipe.up.last_arrival = self.now + delay;
         self.pipes.push(pipe);
         self.events.push(self.now + delay, Event::Opened { pipe: id });
         self.actors[actor].pipe = Some(id);
+        if self.actors[actor].character.role == Role::Player {
+            self.draw_door(id);
+            self.begin_layers(id);
+        }
     }
 
     pub(crate) fn opened(&mut self, id: PipeId) {
         let pipe = &mut self.pipes[id.0];
         pipe.opened = true;
-        let peer = SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), pipe.actor as u16));
+        let ours = pipe.actor.map(|actor| SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), actor as u16)));
+        let peer = ours.or(pipe.caller.as_ref().map(|caller| caller.address)).expect("somebody's");
         let shard = pipe.shard;
-        self.input(shard, Input::Opened(DoorId(id.0 as u64), peer));
+        let kind = self.door_kind(id);
+        self.input(shard, Input::Opened(DoorId(id.0 as u64), peer, kind));
     }
 
     /// Pieces of what is written: often one, sometimes down to single bytes.
@@ -99,7 +106,7 @@ impl World {
 
     pub(crate) fn write_down(&mut self, id: PipeId, bytes: &Bytes) {
         let pipe = &mut self.pipes[id.0];
-        debug_assert!(!pipe.writing, "one write at a time");
+        assert!(!pipe.writing, "one write at a time");
         pipe.writing = true;
         pipe.down_bytes += bytes.len();
         for piece in self.pieces(bytes) {
@@ -155,8 +162,10 @@ impl World {
     pub(crate) fn arrive_at_client(&mut self, id: PipeId) {
         let pipe = &mut self.pipes[id.0];
         let chunk = pipe.down.chunks.pop_front().expect("an event for each chunk");
-        let actor = pipe.actor;
+        let Some(actor) = pipe.actor else { return self.hand_to_caller(id, chunk) };
         if self.actors[actor].pipe != Some(id) {
+            self.hear_parting(actor, id, &chunk);
+            let pipe = &self.pipes[id.0];
             let silent = pipe.abandoned && !pipe.client_ended;
             if let Chunk::Bytes(bytes) = &chunk
                 && !silent
@@ -200,6 +209,7 @@ impl World {
                 let at = self.at();
                 self.trace.bytes(at, Kind::ToClient, id.0 as u64, &bytes);
                 self.read(id, bytes.len());
+                let bytes = self.unwrap_layers(actor, id, bytes);
                 let mut taken = 0;
                 while taken < bytes.len() {
                     taken += self.actors[actor].core.handle_bytes(self.now, &bytes[taken..]);
@@ -208,6 +218,9 @@ impl World {
             }
             Chunk::EndOfStream | Chunk::Reset => {
                 self.tell(|| format!("the broker has ended the connection of client {actor} ({chunk:?})"));
+                if matches!(chunk, Chunk::EndOfStream) {
+                    self.judge_end(actor, id);
+                }
                 self.actors[actor].core.handle_closed(self.now);
                 self.drain_client(actor);
             }

@@ -8,6 +8,7 @@ use quelea_shard::{Completion, DoorAction, Permissions, Shard, ShardParts};
 
 use crate::actor::Actor;
 use crate::crypto::{Crypto, Handshakes};
+use crate::doors::Doors;
 use crate::event::{Event, Events};
 use crate::line::Line;
 use crate::network::Network;
@@ -39,6 +40,8 @@ pub(crate) enum Cut {
 pub(crate) struct World {
     base: Instant,
     pub(crate) now: Instant,
+    /// How far the broker's clock is ahead.
+    pub(crate) skew: Duration,
     pub(crate) events: Events,
     pub(crate) random: fastrand::Rng,
     pub(crate) plan: Plan,
@@ -49,6 +52,8 @@ pub(crate) struct World {
     pub(crate) lines: Vec<Line>,
     /// Carries datagrams, if QUIC is played.
     pub(crate) network: Option<Network>,
+    /// The layered doors, if they are played.
+    pub(crate) doors: Option<Doors>,
     pub(crate) actors: Vec<Actor>,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
@@ -67,7 +72,8 @@ impl World {
         let node_seed = random.u64(..);
         let mailboxes = mesh(plan.shards, plan.mesh);
         let handshakes = plan.quic.as_ref().map(|_| Handshakes::new(crypto, plan.shards, &mut random));
-        let tick = plan.quic.as_ref().map_or(Duration::ZERO, |quic| quic.tick);
+        let mut doors = plan.doors.as_ref().map(|plan| Doors::new(plan, &mut random));
+        let tick = plan.tick();
         let mut events = Events::new(base);
         let nodes = mailboxes.into_iter().enumerate().map(|(index, mailbox)| {
             let parts = ShardParts {
@@ -83,12 +89,17 @@ impl World {
                 }),
             };
             events.push(base, Event::Turn { shard: index, turns: 0 });
-            Node::new(Shard::new(plan.settings.clone(), parts), base, tick)
+            let mut shard = Shard::new(plan.settings.clone(), parts);
+            if let Some(doors) = &mut doors {
+                doors.introduce(&mut shard);
+            }
+            Node::new(shard, base, tick)
         });
         let nodes: Vec<Node> = nodes.collect();
         Self {
             base,
             now: base,
+            skew: Duration::ZERO,
             events,
             random,
             sleep: SleepFlags::new(plan.shards),
@@ -99,6 +110,7 @@ impl World {
             pipes: Vec::new(),
             lines: Vec::new(),
             network: handshakes.map(Network::new),
+            doors,
             actors: Vec::new(),
             trace: Trace::new(tells),
             last_delivery: base,
@@ -141,6 +153,11 @@ impl World {
             Event::Rebind { line } => self.rebind(line),
             Event::Blackhole { line } => self.blackhole(line),
             Event::Stranger => self.stranger(),
+            Event::Mishap { pipe } => self.mishap(pipe),
+            Event::Call => self.call(),
+            Event::Says { pipe } => self.says(pipe),
+            Event::CallOverdue { pipe } => self.call_overdue(pipe),
+            Event::Jump => self.jump(),
             Event::Look => return Some(event),
         }
         None
@@ -154,15 +171,18 @@ impl World {
 // ---- Shards.
 impl World {
     fn turn(&mut self, shard: usize, turns: u64) {
+        let now = self.broker_now();
         let node = &mut self.nodes[shard];
         if node.turns != turns {
             return;
         }
         self.trace.mark(self.now - self.base, Kind::Turn, shard as u64, turns);
-        let (effects, over) = node.go_on(self.now, &self.sleep, self.plan.wire.batch);
+        let (effects, over) = node.go_on(now, &self.sleep, self.plan.wire.batch);
+        let read = self.read_from(&effects);
         for effect in effects {
             self.on_effect(shard, effect);
         }
+        read.into_iter().for_each(|pipe| self.judge_pressure(pipe));
         let node = &mut self.nodes[shard];
         let until = node.lie_down(over, &self.sleep);
         while let Some(loss) = self.nodes[shard].shard.poll_loss() {
@@ -172,7 +192,7 @@ impl World {
         let turns = node.turns;
         let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= over);
         let preempted = self.percent(self.plan.wire.preempt_percent);
-        let mut took = (over - self.now) + self.micros(self.plan.wire.turn_us.clone());
+        let mut took = (over - now) + self.micros(self.plan.wire.turn_us.clone());
         if preempted {
             took += self.micros(self.plan.wire.preempt_us.clone());
         }
@@ -182,6 +202,7 @@ impl World {
         }
         self.nodes[shard].thread = Thread::Asleep;
         if let Some(until) = until {
+            let until = self.from_broker(until);
             self.events.push(until.max(self.now + took), Event::Turn { shard, turns });
         }
     }
@@ -223,6 +244,7 @@ impl World {
             Effect::Wake(shards) => self.bells(shards),
             Effect::Transmit(transmit, contents) => self.launch_down(&transmit, &contents),
             Effect::Request(request) => {
+                self.on_connect_read(shard, &request.work);
                 let delay = self.micros(1..2_000);
                 self.events.push(self.now + delay, Event::Authenticated { shard, request: request.id });
             }
@@ -239,6 +261,7 @@ impl World {
         if serving
             && let Some((will, end)) = pipe.farewell
             && pipe.read_bytes >= end
+            && !pipe.is_unheard()
         {
             pipe.farewell = None;
             self.oracle.on_will(will, false, -1);
@@ -262,6 +285,7 @@ impl World {
             DoorAction::Pause => {
                 self.trace.mark(at, Kind::Door, id.0 as u64, 1);
                 self.pipes[id.0].paused = true;
+                self.take_back(id);
             }
             DoorAction::Resume => {
                 self.trace.mark(at, Kind::Door, id.0 as u64, 2);

@@ -117,8 +117,7 @@ impl Tls {
         let pumped = self.pump(&mut input, out, take);
         self.keep_rest(input, pumped.used);
         self.is_open |= !self.connection.is_handshaking();
-        pumped.end?;
-        self.check_input()
+        self.check(pumped.end)
     }
 
     /// Decrypts what has come on an open connection; nothing does behind `close_notify`. `scratch` is left empty.
@@ -138,8 +137,7 @@ impl Tls {
             let mut input = core::mem::take(&mut self.input);
             let pumped = self.pump(&mut input, out, take);
             self.keep_rest(input, pumped.used);
-            pumped.end?;
-            return self.check_input();
+            return self.check(pumped.end);
         }
         scratch.extend_from_slice(bytes);
         let pumped = self.pump(scratch, out, take);
@@ -147,17 +145,19 @@ impl Tls {
             self.input.extend_from_slice(&scratch[pumped.used..]);
         }
         scratch.clear();
-        pumped.end?;
-        self.check_input()
+        self.check(pumped.end)
     }
 
-    /// rustls keeps the records of a message that comes in pieces until its last one: a peer that sends a long message of
-    /// no use a byte at a time would fill memory.
-    fn check_input(&self) -> Result<(), rustls::Error> {
-        if self.input.len() > INPUT_BYTES_MAX {
+    /// How a call that has taken input ends. rustls keeps the records of a message that comes in pieces until its last one:
+    /// a peer that sends a long message of no use a byte at a time would fill memory.
+    fn check(&mut self, end: Result<(), rustls::Error>) -> Result<(), rustls::Error> {
+        if end.is_err() {
+            // Nobody reads on behind an error.
+            self.input = BytesMut::new();
+        } else if self.input.len() > INPUT_BYTES_MAX {
             return Err(rustls::Error::General("a handshake message of this size is not needed".into()));
         }
-        Ok(())
+        end
     }
 
     fn keep_rest(&mut self, mut input: BytesMut, used: usize) {

@@ -19,6 +19,8 @@ use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, Stage};
 use crate::envelope::LinkKey;
 use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
 use crate::prefix::Prefix;
 use crate::refusal::Entrance;
 
@@ -144,6 +146,14 @@ impl Shard {
         Some(self.links.get(*self.doors.get(&door)?)?.peer)
     }
 
+    /// Received bytes of a byte stream that wait in the shard: behind what holds MQTT's packets back, and in its layers.
+    pub fn door_received_bytes(&self, door: DoorId) -> usize {
+        let link = self.doors.get(&door).and_then(|key| self.links.get(*key));
+        link.map_or(0, |link| {
+            link.input.len() + link.layers.as_ref().map_or(0, |layers| layers.buffered_bytes())
+        })
+    }
+
     /// Goes on with handshakes that wait, QUIC's and TLS's in turn, for as long as the budget lasts.
     pub fn accept_handshakes(&mut self, now: Instant, mut out_of_time: impl FnMut() -> bool) {
         while self.has_handshakes() && !out_of_time() {
@@ -210,6 +220,10 @@ impl Shard {
         }
         self.count_progress(key, before);
         let mut plain = core::mem::take(&mut self.door_scratch.plain);
+        #[cfg(feature = "mutants")]
+        if self.has(Mutant::BehindHandshakeForgotten) && before != Stage::Open && self.is_open(key) {
+            plain.clear();
+        }
         if !plain.is_empty() {
             self.handle_link_bytes(now, key, &plain);
         }
@@ -220,6 +234,16 @@ impl Shard {
             Err(error) => self.on_layer_error(now, key, error),
         }
         self.recharge_link(key);
+    }
+
+    #[cfg(feature = "mutants")]
+    fn has(&self, mutant: Mutant) -> bool {
+        self.settings.mutant == Some(mutant)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn is_open(&self, key: LinkKey) -> bool {
+        self.links[key].layers.as_ref().is_some_and(|layers| layers.stage() == Stage::Open)
     }
 
     /// Counts a handshake and an upgrade that are over.
@@ -309,6 +333,10 @@ impl Shard {
         if known.kind.proxy.is_none() || layers.as_ref().is_some_and(|layers| layers.counts_named) {
             known.leave_network(link.peer.ip());
         }
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::DoorHandshakesNotGivenBack) {
+            return;
+        }
         if layers.is_some_and(|layers| layers.is_handshaking) {
             self.handshakes_in_flight -= 1;
         }
@@ -335,7 +363,13 @@ impl Shard {
             && !closing.told
             && link.output.unsent_bytes() == 0
         {
-            layers.say_goodbye(close_code(closing.how, self.draining.is_some()));
+            #[cfg(feature = "mutants")]
+            let silent = self.settings.mutant == Some(Mutant::ClosingWordsForgotten);
+            #[cfg(not(feature = "mutants"))]
+            let silent = false;
+            if !silent {
+                layers.say_goodbye(close_code(closing.how, self.draining.is_some()));
+            }
         }
         if let Some(batch) = layers.take_batch(&mut link.output, &mut self.door_scratch) {
             self.door_actions.push_back((door, DoorAction::Write(batch)));

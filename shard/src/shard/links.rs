@@ -228,6 +228,10 @@ impl Shard {
         // A QUIC stream is paused for nothing, and keeps what is not read.
         let held_in_stream = link.throttled && matches!(link.carrier, Carrier::Stream(..));
         let stuck = link.output.bytes() > OUTPUT_PAUSE_BYTES || held_in_stream;
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(crate::mutants::Mutant::FullDoorRead) && link.layers.is_some() {
+            return;
+        }
         if !link.reading_paused && (held || stuck) && !link.is_closing() {
             link.reading_paused = true;
             if let Carrier::Door(door) = link.carrier {

@@ -1,5 +1,6 @@
-//! The two kinds of cryptography that QUIC is played with, both functions of the seed.
+//! The two kinds of cryptography that QUIC is played with, both functions of the seed, and the one of TLS over byte streams.
 
+mod doors;
 mod null;
 mod tls;
 
@@ -11,6 +12,7 @@ use quelea_shard::quic::{Quic, QuicKeys, QuicSettings, QuicTls};
 use quelea_shard::steering::Steering;
 use quinn_proto::ConnectionId;
 
+pub(crate) use doors::{DoorClients, doors_of};
 use null::Null;
 
 /// How QUIC's packets are protected.

@@ -18,13 +18,18 @@ use rustls::{Error, NamedGroup, RootCertStore};
 
 /// What clients and the broker of one run shake hands with.
 pub(super) fn both_sides(seed: u64) -> (Arc<dyn ClientConfig>, Arc<QuicTls>) {
+    let provider = provider(seed);
+    let (certificate, key) = certificate();
+    (client(&provider, certificate.clone()), server(&provider, certificate, key))
+}
+
+/// A provider whose random numbers come from the seed, as long as this thread plays this run.
+pub(super) fn provider(seed: u64) -> Arc<CryptoProvider> {
     STATE.set(seed);
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.secure_random = &Seeded;
     provider.kx_groups = vec![&Seeded];
-    let provider = Arc::new(provider);
-    let (certificate, key) = certificate();
-    (client(&provider, certificate.clone()), server(&provider, certificate, key))
+    Arc::new(provider)
 }
 
 fn client(provider: &Arc<CryptoProvider>, certificate: CertificateDer<'static>) -> Arc<dyn ClientConfig> {
@@ -55,7 +60,7 @@ fn server(
 }
 
 /// The same certificate in every run.
-fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+pub(super) fn certificate() -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
     let pkcs8 = PrivatePkcs8KeyDer::from([&ED25519_PKCS8[..], &[7; 32]].concat());
     let key = rcgen::KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8, &rcgen::PKCS_ED25519);
     let key = key.expect("any 32 bytes are a key");
@@ -124,7 +129,7 @@ impl ActiveKeyExchange for Exchange {
 }
 
 #[derive(Debug)]
-struct StoppedClock;
+pub(super) struct StoppedClock;
 
 impl TimeProvider for StoppedClock {
     fn current_time(&self) -> Option<UnixTime> {

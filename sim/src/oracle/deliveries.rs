@@ -88,7 +88,7 @@ impl Oracle {
         if claimed.is_empty() {
             return Err(format!("no subscription asked for it (sent by client {})", published.actor));
         }
-        if with_ids && claimed.len() != message.subscription_ids.len() {
+        if with_ids && !ids_fit(message, published, &claimed) {
             return Err(format!(
                 "subscription identifiers {:?} are not all its own",
                 message.subscription_ids
@@ -110,7 +110,13 @@ impl Oracle {
         }
         let highest = claimed.iter().map(|sub| sub.asked.options.qos).max().expect("not empty");
         let due = published.qos.min(highest);
-        let exact = claimed.iter().all(|sub| sub.id.is_some());
+        // Filters of one packet share an identifier: then it does not say for which of them a message came, but if it must
+        // have come for all of them. A retained one comes for one.
+        let alone = |sub: &Subscription| claimed.iter().filter(|other| other.id == sub.id).count() == 1;
+        let told_apart = |sub: &Subscription| {
+            sub.id.is_some() && (alone(sub) || !message.retain && sub.surely_matched(published))
+        };
+        let exact = claimed.iter().all(told_apart);
         if message.qos > due || exact && message.qos != due {
             return Err(format!("{:?} where {due:?} was due", message.qos));
         }
@@ -248,6 +254,18 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// A message names the identifier of each subscription that it came for, as often as there are such
+/// (MQTT 5.0 §3.3.2.3.8); a retained one comes for one of them.
+fn ids_fit(message: &Message, published: &Publication, claimed: &[Subscription]) -> bool {
+    message.subscription_ids.iter().all(|id| {
+        let named = message.subscription_ids.iter().filter(|other| *other == id).count();
+        let with_id = || claimed.iter().filter(|sub| sub.id == Some(*id));
+        let sure = with_id().filter(|sub| sub.surely_matched(published)).count();
+        let least = if message.retain { 1 } else { sure.max(1) };
+        (least..=with_id().count().max(least)).contains(&named)
+    })
 }
 
 /// A message in a sentence.

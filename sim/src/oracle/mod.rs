@@ -92,6 +92,13 @@ impl Subscription {
     fn is_shared(&self) -> bool {
         self.parsed().is_shared()
     }
+
+    /// Whether it was there when this was published, and is there unchanged.
+    fn surely_matched(&self, published: &Publication) -> bool {
+        let own = self.asked.options.no_local && published.actor == self.actor;
+        let since = self.granted.is_some_and(|granted| granted < published.sent);
+        since && published.will.is_none() && !self.closing && self.closed.is_none() && !own
+    }
 }
 
 /// What the oracle knows of one client.
