@@ -11,7 +11,7 @@ under each load, each measurement with a fresh broker, a fresh data directory an
 
 CPU is that of the broker's process within the measured window, by messages that arrived in it; of connections, from before the
 first to the last. Trust ratios within one run, not absolute times, of a machine that is shared; `--realtime` (as root) puts broker
-and generator at SCHED_RR where the load is paced, so that other work does not come between. Saturated runs keep the ordinary
+and generator at SCHED_RR except under a saturated load, so that other work does not come between. Saturated runs keep the ordinary
 scheduler: three threads of that kind on two cores would take turns of 100 ms. What a broker loses is written into the cell.
 
 Brokers, by name: mosquitto; quelea, with -Nshard and -epoll or -uring behind it (quelea-1shard-epoll); mqttv5 (of mqttv5-cli) and

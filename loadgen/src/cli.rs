@@ -131,20 +131,18 @@ pub(crate) struct ConnArguments {
 /// `pub`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PubArguments {
-    #[command(flatten)]
-    pub(crate) half: Half,
     /// Publishing clients
     #[arg(long, short = 'p', default_value = "1", value_parser = units::count)]
     pub(crate) publishers: u32,
     #[command(flatten)]
     pub(crate) load: Load,
+    #[command(flatten)]
+    pub(crate) half: Half,
 }
 
 /// `sub`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct SubArguments {
-    #[command(flatten)]
-    pub(crate) half: Half,
     /// Subscribing clients
     #[arg(long, short = 's', default_value = "1", value_parser = units::count)]
     pub(crate) subscribers: u32,
@@ -153,26 +151,26 @@ pub(crate) struct SubArguments {
     /// Highest QoS of the subscription
     #[arg(long, short = 'q', default_value = "0", value_parser = units::qos)]
     pub(crate) qos: QoS,
+    #[command(flatten)]
+    pub(crate) half: Half,
 }
 
 /// `pair`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PairArguments {
-    #[command(flatten)]
-    pub(crate) whole: Whole,
     /// Pairs of a publisher and a subscriber
     #[arg(long, short = 'n', default_value = "1", value_parser = units::count)]
     pub(crate) pairs: u32,
     /// Beginning of the topics
     #[arg(long, default_value = "quelea-load", value_name = "TOPIC")]
     pub(crate) topic: String,
+    #[command(flatten)]
+    pub(crate) whole: Whole,
 }
 
 /// `fan-out` and `fan-in`, which differ in their defaults.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct FanArguments {
-    #[command(flatten)]
-    pub(crate) whole: Whole,
     /// Publishing clients
     #[arg(long, short = 'p', value_parser = units::count)]
     pub(crate) publishers: u32,
@@ -181,13 +179,13 @@ pub(crate) struct FanArguments {
     pub(crate) subscribers: u32,
     #[command(flatten)]
     pub(crate) topics: Topics,
+    #[command(flatten)]
+    pub(crate) whole: Whole,
 }
 
 /// `share`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ShareArguments {
-    #[command(flatten)]
-    pub(crate) whole: Whole,
     /// Publishing clients
     #[arg(long, short = 'p', default_value = "10", value_parser = units::count)]
     pub(crate) publishers: u32,
@@ -199,6 +197,8 @@ pub(crate) struct ShareArguments {
     pub(crate) groups: u32,
     #[command(flatten)]
     pub(crate) topics: Topics,
+    #[command(flatten)]
+    pub(crate) whole: Whole,
 }
 
 /// `self-test`.
@@ -254,6 +254,7 @@ pub(crate) struct Half {
 
 /// How the broker is reached.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connections")]
 pub(crate) struct Reach {
     /// mqtt://HOST[:PORT], mqtts://, ws://HOST[:PORT][/PATH], wss:// or quic://
     #[arg(value_name = "URL", value_parser = Target::parse)]
@@ -307,6 +308,7 @@ pub(crate) struct Reach {
 
 /// What is published.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct Load {
     /// Messages per second, all publishers together (20k, 0.5), or max: as fast as it goes, not open loop
     #[arg(long, short = 'r', default_value = "100", value_parser = units::rate)]
@@ -330,6 +332,7 @@ pub(crate) struct Load {
 
 /// How messages are taken.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct Receive {
     /// QoS 1 and 2 messages that the broker may have unacknowledged with one subscriber (MQTT 5)
     #[arg(long, default_value_t = 256, value_name = "MESSAGES", value_parser = clap::value_parser!(u16).range(1..))]
@@ -338,6 +341,7 @@ pub(crate) struct Receive {
 
 /// Where messages go.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct Topics {
     /// The topic, or its beginning if there are several
     #[arg(long, default_value = "quelea-load", value_name = "TOPIC")]
@@ -349,6 +353,7 @@ pub(crate) struct Topics {
 
 /// How long everything takes.
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Time")]
 pub(crate) struct Timing {
     /// How long to measure
     #[arg(long, short = 'd', default_value = "10s", value_name = "TIME", value_parser = units::duration)]
@@ -366,6 +371,7 @@ pub(crate) struct Timing {
 
 /// What is reported, and about whom.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Report")]
 pub(crate) struct Output {
     /// Writes the report as JSON ("-": to standard output, instead of the table)
     #[arg(long, value_name = "FILE")]

@@ -69,6 +69,8 @@ class Mosquitto(Broker):
         ]  # fmt: skip
         lines += ["protocol websockets"] if door in ("ws", "wss") else []
         lines += [f"certfile {certificate}", f"keyfile {key}"] if certificate else []
+        # 2.0.11 ends at once if WebSocket is all that it is to listen for.
+        lines += [f"listener {free_port()} 127.0.0.1"] if door in ("ws", "wss") else []
         config = directory / "mosquitto.conf"
         config.write_text("\n".join(lines) + "\n")
         return [self.program, "-c", config]
