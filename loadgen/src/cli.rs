@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::Resettable;
 use clap::{Args, Parser, Subcommand};
 use quelea_mqtt::{QoS, Version};
 use quelea_udp_io::Backend;
@@ -257,7 +258,7 @@ pub(crate) struct Half {
 #[command(next_help_heading = "Connections")]
 pub(crate) struct Reach {
     /// mqtt://HOST[:PORT], mqtts://, ws://HOST[:PORT][/PATH], wss:// or quic://
-    #[arg(value_name = "URL", value_parser = Target::parse)]
+    #[arg(value_name = "URL", value_parser = Target::parse, help_heading = Resettable::Reset)]
     pub(crate) target: Target,
     /// Version of MQTT: 5 or 3.1.1
     #[arg(long, default_value = "5", value_name = "VERSION", value_parser = units::version)]
