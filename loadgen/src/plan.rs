@@ -456,6 +456,17 @@ mod tests {
     }
 
     #[test]
+    fn protocols_are_offered_as_the_transport_wants_or_as_typed() {
+        let offered = |line: &str| plan(line).unwrap().tls.expect("it is encrypted").alpn_protocols.clone();
+        assert_eq!(offered("pair quic://127.0.0.1 --insecure"), [b"mqtt"]);
+        assert_eq!(offered("pair mqtts://127.0.0.1 --insecure"), [[0_u8; 0]; 0]);
+        assert_eq!(
+            offered("conn quic://127.0.0.1 --insecure --alpn MQTT-next,mqtt"),
+            [&b"MQTT-next"[..], b"mqtt"]
+        );
+    }
+
+    #[test]
     fn roles_follow_the_numbers() {
         let plan = plan("fan-in mqtt://127.0.0.1 --publishers 2 --subscribers 1").unwrap();
         let roles: Vec<_> = (0..plan.clients()).map(|client| plan.role(client)).collect();

@@ -128,8 +128,8 @@ class Mqttv5(Broker):
         if door == "tcp":
             return [*words, "--host", f"127.0.0.1:{port}"]
         certificate, key = make_certificate(directory)
-        # By default it opens streams of its own for deliveries, which only its own client reads.
-        words += ["--host", f"127.0.0.1:{free_port()}", "--quic-host", f"127.0.0.1:{port}"]
+        # A certificate opens a door for TLS, too. By default it opens streams of its own for deliveries, which only its own client reads.
+        words += ["--host", f"127.0.0.1:{free_port()}", "--tls-host", f"127.0.0.1:{free_port()}", "--quic-host", f"127.0.0.1:{port}"]
         return [*words, "--tls-cert", certificate, "--tls-key", key, "--quic-delivery-strategy", "control-only"]
 
 
