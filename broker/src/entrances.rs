@@ -58,7 +58,7 @@ pub(crate) fn entrances(
             None => quic_tls(config, placed, secrets, state)?,
         };
         sections.insert(placed.name(), Arc::clone(&tls));
-        made.quic.push(QuicEntrance { tls, limits: sizing::quic_limits(config, listener, shards) });
+        made.quic.push(QuicEntrance { tls, limits: sizing::listener_limits(config, listener, shards) });
     }
     Ok(made)
 }
@@ -75,7 +75,7 @@ fn door_kind(
         true => Some(door_tls(config, placed, secrets, state)?),
         false => None,
     };
-    let limits = sizing::door_limits(config, listener, shards);
+    let limits = sizing::listener_limits(config, listener, shards);
     Ok(DoorKind {
         proxy: (listener.proxy_protocol == ProxyProtocol::Required)
             .then(|| ProxyRules { trusted: listener.proxy_trusted.clone() }),
@@ -83,6 +83,7 @@ fn door_kind(
         websocket: listener.transport.has_websocket().then(|| Arc::new(websocket_rules(config, listener))),
         connections_max: limits.connections_max,
         connections_per_prefix_max: limits.connections_per_prefix_max,
+        handshakes_per_prefix_max: limits.handshakes_per_prefix_max,
     })
 }
 

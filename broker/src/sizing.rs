@@ -63,8 +63,8 @@ pub(crate) fn quic_settings(config: &Config, shards: usize) -> QuicSettings {
     }
 }
 
-/// What a QUIC listener takes on one of `shards` shards.
-pub(crate) fn quic_limits(config: &Config, listener: &Listener, shards: usize) -> QuicListenerLimits {
+/// What a listener takes on one of `shards` shards; on byte streams the same words mean the same.
+pub(crate) fn listener_limits(config: &Config, listener: &Listener, shards: usize) -> QuicListenerLimits {
     let part = |count: u32| (count as usize).div_ceil(shards);
     let defaults = quic_settings(config, shards).listener_limits();
     QuicListenerLimits {
@@ -76,19 +76,6 @@ pub(crate) fn quic_limits(config: &Config, listener: &Listener, shards: usize) -
             .handshakes_per_network_max
             .map_or(defaults.handshakes_per_prefix_max, part),
     }
-}
-
-/// What a listener for byte streams takes on one of `shards` shards: without limits of its own as much as one for QUIC.
-pub(crate) fn door_limits(config: &Config, listener: &Listener, shards: usize) -> DoorLimits {
-    let QuicListenerLimits { connections_max, connections_per_prefix_max, .. } =
-        quic_limits(config, listener, shards);
-    DoorLimits { connections_max, connections_per_prefix_max }
-}
-
-/// Maxima of a kind of door.
-pub(crate) struct DoorLimits {
-    pub(crate) connections_max: usize,
-    pub(crate) connections_per_prefix_max: usize,
 }
 
 /// The sizes of the ring of one of `shards` shards.

@@ -449,8 +449,8 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
             "FILE:7: listeners[1].connections_per_network_max: 0 is out of range, expected 1 to 16000000",
         ),
         (
-            "type = \"tls\"\nlisten = \"127.0.0.1:2\"\nhandshakes_per_network_max = 9",
-            "FILE:7: listeners[1].handshakes_per_network_max: has a meaning over QUIC: type quic",
+            "type = \"ws\"\nlisten = \"127.0.0.1:2\"\nhandshakes_per_network_max = 9",
+            "FILE:7: listeners[1].handshakes_per_network_max: has a meaning where TLS is spoken: type tls, wss or quic",
         ),
         (
             "type = \"quic\"\nlisten = \"127.0.0.1:2\"\nproxy_protocol = \"required\"",

@@ -92,6 +92,8 @@ counters! {
     tls_handshakes_failed: Counter,
     #[doc = "Byte streams refused because too many TLS handshakes are in flight."]
     tls_handshakes_refused: Counter,
+    #[doc = "Byte streams refused because their address prefix has too many TLS handshakes in flight at their listener."]
+    tls_handshakes_refused_prefix: Counter,
     #[doc = "TLS connections closed for a record that could not be read."]
     tls_errors: Counter,
     #[doc = "TLS connections whose stream ended without close_notify."]

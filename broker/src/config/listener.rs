@@ -100,8 +100,8 @@ pub struct Listener {
     /// The same from one network: an IPv4 address or an IPv6 /64. `None`: 65,536 for each shard.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub connections_per_network_max: Option<u32>,
-    /// QUIC: handshakes at once from one network, over all shards; once for clients that have proven their address, once
-    /// for those that have not, who are asked to then. `None`: 1,024 for each shard.
+    /// TLS handshakes at once from one network, over all shards; over QUIC once for clients that have proven their address,
+    /// and once for those that have not, who then are asked to. `None`: 1,024 for each shard.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub handshakes_per_network_max: Option<u32>,
     /// PEM chain, leaf first. `None`: that of `[tls]`.

@@ -88,15 +88,15 @@ pub struct BrokerSection {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct QuicSection {
-    /// UDP addresses; none turns QUIC off.
+    /// UDP addresses; none leaves QUIC to `[[listeners]]`.
     #[serde(with = "units::listen")]
     pub listen: Vec<SocketAddr>,
     /// Needed to listen beyond loopback: clients are not asked who they are.
     pub allow_anonymous: bool,
-    /// A connection that is silent for so long is closed (RFC 9000 §10.1).
+    /// A connection that is silent for so long is closed (RFC 9000 §10.1); of every QUIC listener.
     #[serde(with = "units::duration")]
     pub idle_timeout: Duration,
-    /// Handshakes in flight, over all shards, above which new clients must prove their address (RFC 9000 §8.1.2).
+    /// Handshakes in flight, over all shards and QUIC listeners, above which new clients must prove their address (RFC 9000 §8.1.2).
     #[serde(deserialize_with = "units::count")]
     pub retry_above_handshakes: u32,
 }

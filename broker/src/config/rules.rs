@@ -75,10 +75,6 @@ impl Rules {
             self.tls_keys(section, listener);
             self.websocket_keys(section, listener);
             self.proxy_keys(section, listener);
-            if listener.handshakes_per_network_max.is_some() && !listener.transport.is_quic() {
-                let what = "has a meaning over QUIC: type quic";
-                self.refuse(&format!("{section}.handshakes_per_network_max"), what);
-            }
         }
     }
 
@@ -140,6 +136,7 @@ impl Rules {
                 ("key", listener.key.is_some()),
                 ("client_certificates", asks),
                 ("client_ca", has_ca),
+                ("handshakes_per_network_max", listener.handshakes_per_network_max.is_some()),
             ];
             for (key, _) in given.iter().filter(|(_, given)| *given) {
                 self.refuse(

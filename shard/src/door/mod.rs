@@ -48,8 +48,10 @@ pub struct DoorKind {
     /// Byte streams of this kind that one shard serves at once.
     pub connections_max: usize,
     /// The same of one network, an IPv4 address or an IPv6 /64: that of the client whom a PROXY header has named, where one
-    /// comes first. `usize::MAX`: nobody counts.
+    /// comes first.
     pub connections_per_prefix_max: usize,
+    /// TLS handshakes of one network in flight, or one network could have all that a shard takes.
+    pub handshakes_per_prefix_max: usize,
 }
 
 impl DoorKind {
@@ -60,6 +62,7 @@ impl DoorKind {
         websocket: None,
         connections_max: usize::MAX,
         connections_per_prefix_max: usize::MAX,
+        handshakes_per_prefix_max: usize::MAX,
     };
 
     fn is_plain(&self) -> bool {
@@ -93,10 +96,17 @@ pub(crate) enum LayerError {
         in_handshake: bool,
         why: rustls::Error,
     },
-    /// Not said by a layer: the client's network has its maximum.
-    Network,
+    /// Not said by a layer: the network of the client that the header names has its maximum.
+    Network(NetworkFull),
     Upgrade,
     WebSocket,
+}
+
+/// Of what a network has its maximum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetworkFull {
+    Connections,
+    Handshakes,
 }
 
 /// Buffers that all byte streams of a shard share; empty between two calls.

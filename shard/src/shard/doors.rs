@@ -15,7 +15,8 @@ use std::time::Instant;
 
 use rustls::pki_types::CertificateDer;
 
-use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, Stage};
+use crate::counters::Counters;
+use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, NetworkFull, Stage};
 use crate::envelope::LinkKey;
 use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
@@ -30,34 +31,60 @@ use super::{DoorAction, DoorEnd, Shard};
 pub(crate) struct KnownKind {
     kind: DoorKind,
     open: usize,
-    /// How many of each network; nobody counts without a maximum.
-    networks: Option<KeyedMap<Prefix, u32>>,
+    /// What each network has; nobody counts without a maximum.
+    networks: Option<KeyedMap<Prefix, Guests>>,
+}
+
+/// What one network has.
+#[derive(Default)]
+struct Guests {
+    connections: u32,
+    /// Those of them whose TLS handshake is in flight.
+    handshakes: u32,
 }
 
 impl KnownKind {
     pub(crate) fn new(kind: DoorKind, keyed: Keyed) -> Self {
-        let has_maximum = kind.connections_per_prefix_max < usize::MAX;
-        Self { kind, open: 0, networks: has_maximum.then(|| KeyedMap::with_hasher(keyed)) }
+        let least = kind.connections_per_prefix_max.min(kind.handshakes_per_prefix_max);
+        Self { kind, open: 0, networks: (least < usize::MAX).then(|| KeyedMap::with_hasher(keyed)) }
     }
 
-    /// Whether another connection may come from this address's network.
-    fn has_room_for(&self, peer: IpAddr) -> bool {
-        let Some(networks) = &self.networks else { return true };
-        let theirs = networks.get(&Prefix::of(peer)).map_or(0, |count| *count as usize);
-        theirs < self.kind.connections_per_prefix_max
+    /// What keeps another connection from this address's network out, if anything does.
+    fn judge_network(&self, peer: IpAddr) -> Result<(), NetworkFull> {
+        let theirs = self.networks.as_ref().and_then(|networks| networks.get(&Prefix::of(peer)));
+        let Some(Guests { connections, handshakes }) = theirs else { return Ok(()) };
+        if *connections as usize >= self.kind.connections_per_prefix_max {
+            return Err(NetworkFull::Connections);
+        }
+        if self.kind.tls.is_some() && *handshakes as usize >= self.kind.handshakes_per_prefix_max {
+            return Err(NetworkFull::Handshakes);
+        }
+        Ok(())
     }
 
     fn enter_network(&mut self, peer: IpAddr) {
         if let Some(networks) = &mut self.networks {
-            *networks.entry(Prefix::of(peer)).or_insert(0) += 1;
+            let guests = networks.entry(Prefix::of(peer)).or_default();
+            guests.connections += 1;
+            guests.handshakes += u32::from(self.kind.tls.is_some());
         }
     }
 
+    /// A handshake of one that has entered is over.
+    fn end_handshake(&mut self, peer: IpAddr) {
+        if let Some(networks) = &mut self.networks {
+            let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
+            guests.handshakes -= 1;
+        }
+    }
+
+    /// One that has entered goes, its handshake being over.
     fn leave_network(&mut self, peer: IpAddr) {
         let Some(networks) = &mut self.networks else { return };
-        let count = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
-        *count -= 1;
-        if *count == 0 {
+        let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
+        guests.connections -= 1;
+        if guests.connections == 0 {
+            debug_assert_eq!(guests.handshakes, 0, "a handshake ends before its connection leaves");
             networks.remove(&Prefix::of(peer));
         }
     }
@@ -107,8 +134,10 @@ impl Shard {
             (&mut counters.doors_refused, "the listener has its maximum of connections")
         } else if kind.proxy.as_ref().is_some_and(|rules| !rules.trusts(peer.ip())) {
             (&mut counters.proxy_refused, "PROXY headers from there are not believed")
-        } else if kind.proxy.is_none() && !known.has_room_for(peer.ip()) {
-            (&mut counters.doors_refused_prefix, NETWORK_FULL)
+        } else if kind.proxy.is_none()
+            && let Err(full) = known.judge_network(peer.ip())
+        {
+            network_full(full, counters)
         } else if kind.tls.is_some() && self.handshakes_in_flight >= self.settings.tls_handshakes_max {
             (&mut counters.tls_handshakes_refused, "too many TLS handshakes are in flight")
         } else {
@@ -125,10 +154,10 @@ impl Shard {
         link.peer = named;
         let known = &mut self.door_kinds[usize::from(link.kind.0)];
         let layers = link.layers.as_mut().expect("a header is a layer's");
-        if !known.has_room_for(named.ip()) {
+        if let Err(full) = known.judge_network(named.ip()) {
             layers.give_up();
             self.door_scratch.plain.clear();
-            return Err(LayerError::Network);
+            return Err(LayerError::Network(full));
         }
         known.enter_network(named.ip());
         layers.counts_named = true;
@@ -248,16 +277,30 @@ impl Shard {
 
     /// Counts a handshake and an upgrade that are over.
     fn count_progress(&mut self, key: LinkKey, before: Stage) {
-        let layers = self.links[key].layers.as_mut().expect("it has layers");
+        let layers = self.links[key].layers.as_ref().expect("it has layers");
         let after = layers.stage();
-        if layers.is_handshaking && matches!(after, Stage::Upgrade | Stage::Open) {
-            layers.is_handshaking = false;
-            self.handshakes_in_flight -= 1;
+        if matches!(after, Stage::Upgrade | Stage::Open) && self.end_handshake(key) {
             self.counters.tls_handshakes += 1;
         }
+        let layers = self.links[key].layers.as_ref().expect("it has layers");
         if layers.is_websocket() && before != Stage::Open && after == Stage::Open {
             self.counters.websockets_opened += 1;
         }
+    }
+
+    /// The TLS handshake of a byte stream is no longer in flight; `false` if it was not.
+    fn end_handshake(&mut self, key: LinkKey) -> bool {
+        let link = &mut self.links[key];
+        let Some(layers) = &mut link.layers else { return false };
+        if !core::mem::take(&mut layers.is_handshaking) {
+            return false;
+        }
+        self.handshakes_in_flight -= 1;
+        let known = &mut self.door_kinds[usize::from(link.kind.0)];
+        if known.kind.proxy.is_none() || layers.counts_named {
+            known.end_handshake(link.peer.ip());
+        }
+        true
     }
 
     fn after_layers(&mut self, now: Instant, key: LinkKey) {
@@ -282,22 +325,18 @@ impl Shard {
     fn on_layer_error(&mut self, now: Instant, key: LinkKey, error: LayerError) {
         let counter = match error {
             LayerError::Proxy => &mut self.counters.proxy_refused,
-            LayerError::Network => &mut self.counters.doors_refused_prefix,
+            LayerError::Network(full) => network_full(full, &mut self.counters).0,
             LayerError::Tls { in_handshake: true, .. } => &mut self.counters.tls_handshakes_failed,
             LayerError::Tls { in_handshake: false, .. } => &mut self.counters.tls_errors,
             LayerError::Upgrade => &mut self.counters.websockets_refused,
             LayerError::WebSocket => &mut self.counters.websocket_errors,
         };
         *counter += 1;
-        let Some(link) = self.links.get_mut(key) else { return };
+        let Some(link) = self.links.get(key) else { return };
         if let Some(why) = refusal_of(error) {
             self.refusals.note(Entrance::Door(link.kind), link.peer, || why);
         }
-        if let Some(layers) = &mut link.layers
-            && core::mem::take(&mut layers.is_handshaking)
-        {
-            self.handshakes_in_flight -= 1;
-        }
+        self.end_handshake(key);
         let link = &mut self.links[key];
         link.output.clear();
         if !link.is_closing() {
@@ -327,18 +366,18 @@ impl Shard {
         if matches!(link.state, LinkState::Gone) || !matches!(link.carrier, Carrier::Door(_)) {
             return;
         }
+        let gives_back = true;
+        #[cfg(feature = "mutants")]
+        let gives_back = !self.has(Mutant::DoorHandshakesNotGivenBack);
+        if gives_back {
+            self.end_handshake(key);
+        }
+        let link = &mut self.links[key];
         let known = &mut self.door_kinds[usize::from(link.kind.0)];
         known.open -= 1;
-        let layers = link.layers.take();
-        if known.kind.proxy.is_none() || layers.as_ref().is_some_and(|layers| layers.counts_named) {
+        let counts_named = link.layers.take().is_some_and(|layers| layers.counts_named);
+        if known.kind.proxy.is_none() || counts_named {
             known.leave_network(link.peer.ip());
-        }
-        #[cfg(feature = "mutants")]
-        if self.settings.mutant == Some(Mutant::DoorHandshakesNotGivenBack) {
-            return;
-        }
-        if layers.is_some_and(|layers| layers.is_handshaking) {
-            self.handshakes_in_flight -= 1;
         }
     }
 
@@ -389,7 +428,8 @@ impl Shard {
 fn refusal_of(error: LayerError) -> Option<Cow<'static, str>> {
     match error {
         LayerError::Proxy => Some("its PROXY header is malformed".into()),
-        LayerError::Network => Some(NETWORK_FULL.into()),
+        LayerError::Network(NetworkFull::Connections) => Some(CONNECTIONS_FULL.into()),
+        LayerError::Network(NetworkFull::Handshakes) => Some(HANDSHAKES_FULL.into()),
         LayerError::Tls { in_handshake: true, why } => Some(why.to_string().into()),
         LayerError::Upgrade => Some("its request does not open a WebSocket here".into()),
         LayerError::Tls { in_handshake: false, .. } | LayerError::WebSocket => None,
@@ -407,6 +447,15 @@ fn close_code(how: CloseHow, draining: bool) -> CloseCode {
     }
 }
 
+/// How it is counted, and what the log says, that a network has its maximum.
+fn network_full(full: NetworkFull, counters: &mut Counters) -> (&mut u64, &'static str) {
+    match full {
+        NetworkFull::Connections => (&mut counters.doors_refused_prefix, CONNECTIONS_FULL),
+        NetworkFull::Handshakes => (&mut counters.tls_handshakes_refused_prefix, HANDSHAKES_FULL),
+    }
+}
+
 /// What the log says at the maximum of a network, and of the shard.
-const NETWORK_FULL: &str = "its network has its maximum of connections";
+const CONNECTIONS_FULL: &str = "its network has its maximum of connections";
+const HANDSHAKES_FULL: &str = "its network has its maximum of TLS handshakes in flight";
 const SHARD_FULL: &str = "the shard has its maximum of connections";

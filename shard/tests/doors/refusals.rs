@@ -96,6 +96,29 @@ fn behind_a_load_balancer_it_is_the_named_client_that_counts() {
 }
 
 #[test]
+fn handshakes_of_a_network_in_flight_have_a_maximum_and_other_networks_go_on() {
+    let mut bed = Bed::new();
+    let kind = bed.shard.add_door_kind(DoorKind { handshakes_per_prefix_max: 1, ..tls_kind() });
+    let silent = bed.open(kind);
+    let refused = bed.open(kind);
+    assert!(is_refused(&mut bed, refused));
+    assert_eq!(refusal(&mut bed, kind).1, "its network has its maximum of TLS handshakes in flight");
+    assert_eq!((bed.counter("tls_handshakes_refused_prefix"), bed.counter("doors_refused_prefix")), (1, 0));
+    let neighbour = open(&mut bed, kind, "192.0.2.1:1");
+    assert!(!is_refused(&mut bed, neighbour));
+    // One that ends, fails or completes makes room for the next.
+    bed.reset(silent);
+    let noise = bed.open(kind);
+    bed.send(noise, b"GET / HTTP/1.1\r\n\r\n");
+    for id in ["a", "b"] {
+        let mut client = TlsClient::connect(&mut bed, kind, tls13());
+        client.send(&mut bed, &connect(id));
+        assert_eq!(packets(&client.heard), ["CONNACK 0x00"]);
+    }
+    assert_eq!(bed.counter("tls_handshakes_in_flight"), 1, "the neighbour's");
+}
+
+#[test]
 fn of_many_refusals_the_first_is_told_and_the_others_are_counted() {
     let (mut bed, kind) = bed(1, DoorKind::PLAIN);
     for port in 1..=5 {
