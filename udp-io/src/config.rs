@@ -53,6 +53,9 @@ pub struct RingConfig {
     /// brings (its receive buffer, or 32 buffers), so the ring holds no more than this, one run of the kernel, and one
     /// buffer per door. Default 4 MiB.
     pub held_bytes_max: usize,
+    /// io_uring only: run deferred work when completions are asked for (`DEFER_TASKRUN`), where the kernel can (Linux 6.1).
+    /// Off only to measure and to test what older kernels do. Default true.
+    pub deferred_task_work: bool,
     /// Send trains in one call (`UDP_SEGMENT`) where the kernel can. Off only to measure. Default true.
     pub gso: bool,
     /// Receive trains in one call (`UDP_GRO`) where the kernel can. Off only to measure. Default true.
@@ -77,6 +80,7 @@ impl Default for RingConfig {
             stream_buffers: 256,
             stream_buffer_bytes: 4 << 10,
             held_bytes_max: 4 << 20,
+            deferred_task_work: true,
             gso: true,
             gro: true,
         }

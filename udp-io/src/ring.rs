@@ -183,7 +183,7 @@ impl EpollRing {
         self.flush()?;
         // Also when there is no time to wait: a busy ring must come back to accepting, too.
         let wait = self.end_accept_pauses(wait)?;
-        let mut handed = self.streams.report_due(EVENTS_MAX, &mut self.counters, sink);
+        let mut handed = self.streams.report_due(EVENTS_MAX, true, &mut self.counters, sink);
         let wait = if handed > 0 || self.streams.has_due() { Some(Duration::ZERO) } else { wait };
         let ready = self.epoll.wait(&mut self.events, wait)?;
         for index in 0..ready {
@@ -199,7 +199,7 @@ impl EpollRing {
     /// Without it a completed write would wait for the next poll, which then could not sleep: every write would
     /// cost a second system call.
     pub(crate) fn reap(&mut self, sink: &mut impl Sink) -> usize {
-        self.streams.report_due(EVENTS_MAX, &mut self.counters, sink)
+        self.streams.report_due(EVENTS_MAX, false, &mut self.counters, sink)
     }
 
     fn on_event(&mut self, event: Event, sink: &mut impl Sink) -> io::Result<usize> {

@@ -80,7 +80,7 @@ struct Listener {
 impl UringRing {
     /// See [`Ring::new`](crate::Ring::new).
     pub(crate) fn new(config: &RingConfig) -> io::Result<UringRing> {
-        let (mut kernel, _) = Kernel::new(FILES_MAX)?;
+        let (mut kernel, _) = Kernel::new(FILES_MAX, config.deferred_task_work)?;
         let doorbell = Doorbell::new()?.with_ring(Arc::new(kernel.duplicate()?));
         kernel.register_file(COUNTER_FILE, doorbell.as_fd())?;
         kernel.watch_counter(COUNTER_FILE, Token::new(Kind::Counter, 0));
@@ -410,7 +410,7 @@ fn arrived(udp: UdpId, bytes: &[u8]) -> Option<Arrived<'_>> {
 
 /// Why io_uring cannot be used here, if it cannot.
 pub(crate) fn probe() -> io::Result<Mode> {
-    Kernel::new(FILES_MAX).map(|(_, mode)| mode)
+    Kernel::new(FILES_MAX, true).map(|(_, mode)| mode)
 }
 
 // Registered files: the doorbell's counter, then UDP sockets, then listeners. Doors are named by their descriptors:

@@ -111,20 +111,28 @@ impl Streams {
         stream.local_addr()
     }
 
-    /// Reports what calls between polls have left behind, at most `reports_max`.
+    /// Reports what calls between polls have left behind, at most `reports_max`. Before it tells of a connection that failed
+    /// in a write it reads what has arrived before, unless it `may_read` not.
     pub(super) fn report_due(
         &mut self,
         reports_max: usize,
+        may_read: bool,
         counters: &mut Counters,
         sink: &mut impl Sink,
     ) -> usize {
         let mut handed = 0;
-        for _ in 0..reports_max {
+        for _ in 0..self.due.len().min(reports_max) {
             let Some(id) = self.due.pop_front() else { break };
             let Some(door) = self.doors.get(id) else { continue };
             door.in_due_list = false;
             if let Some(kind) = door.failed {
-                handed += self.fail(id, kind, counters, sink);
+                if door.interest() & EPOLLIN as u32 == 0 || door.closing {
+                    handed += self.fail(id, kind, counters, sink);
+                } else if may_read {
+                    handed += self.read_last(id, kind, counters, sink);
+                } else {
+                    self.make_due(id);
+                }
             } else if door.flushed {
                 self.remove(id, counters);
                 sink.closed(id, Closed::Flushed);
@@ -200,6 +208,30 @@ impl Streams {
         }
     }
 
+    /// Reads once from a connection that has failed in a write; when nothing is left, tells of the failure.
+    fn read_last(
+        &mut self,
+        id: DoorId,
+        kind: io::ErrorKind,
+        counters: &mut Counters,
+        sink: &mut impl Sink,
+    ) -> usize {
+        let Some(door) = self.doors.get(id) else { return 0 };
+        match (&door.stream).read(&mut self.read_buffer) {
+            Ok(count) if count > 0 => {
+                counters.door_bytes_in += count as u64;
+                self.make_due(id);
+                sink.bytes(id, &self.read_buffer[..count]);
+                1
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.make_due(id);
+                0
+            }
+            _ => self.fail(id, kind, counters, sink),
+        }
+    }
+
     /// The peer's FIN on a door under [`Close::Flush`]: the end, unless last words are still on their way
     /// out.
     fn end_flush(&mut self, id: DoorId) {
@@ -252,7 +284,12 @@ impl Streams {
                 }
                 report_written(id, door, sink)
             }
-            Err(error) => self.fail(id, error.kind(), counters, sink),
+            Err(error) => {
+                door.unwritten = None;
+                door.failed = Some(error.kind());
+                self.make_due(id);
+                0
+            }
         }
     }
 

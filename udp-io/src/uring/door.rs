@@ -15,6 +15,8 @@ pub(super) struct Door {
     pub(super) written_due: bool,
     /// The connection failed in a call that may not report; the report is due.
     pub(super) failed: Option<io::ErrorKind>,
+    /// A write has failed; what has arrived before that is being read.
+    pub(super) broken: Option<io::ErrorKind>,
     pub(super) in_due_list: bool,
     pub(super) paused: bool,
     /// How the input ended; it is told when what was held has been handed over.
@@ -73,6 +75,7 @@ impl Door {
             write: None,
             written_due: false,
             failed: None,
+            broken: None,
             in_due_list: false,
             paused: false,
             ended: None,

@@ -74,9 +74,10 @@ struct Lent {
 unsafe impl Send for Lent {}
 
 impl Kernel {
-    /// A ring, not yet bound to a thread. `files_max` sockets can be registered.
-    pub(super) fn new(files_max: u32) -> io::Result<(Kernel, Mode)> {
-        let (ring, mode) = setup::make_ring()?;
+    /// A ring, not yet bound to a thread. `files_max` sockets can be registered. Deferred work runs when completions are asked
+    /// for, if it `may_defer` and the kernel can.
+    pub(super) fn new(files_max: u32, may_defer: bool) -> io::Result<(Kernel, Mode)> {
+        let (ring, mode) = setup::make_ring(may_defer)?;
         ring.submitter().register_files_sparse(files_max)?;
         // SAFETY: all fields are integers and pointers, for which zero is a valid value.
         let mut template: Box<msghdr> = Box::new(unsafe { zeroed() });
@@ -504,7 +505,7 @@ mod tests {
 
     /// A kernel with one request of every kind standing; `None` where io_uring is forbidden, which is said.
     fn busy() -> Option<(Kernel, Vec<OwnedFd>)> {
-        let (mut kernel, _) = match Kernel::new(4) {
+        let (mut kernel, _) = match Kernel::new(4, true) {
             Ok(made) => made,
             Err(error) => {
                 println!("{error}: not tested");

@@ -15,23 +15,26 @@ pub(crate) enum Mode {
 
 /// Makes a ring on a thread that ends at once. The kernel interrupts the thread that made a ring when the ring goes, and
 /// system calls with a timeout then fail with `EINTR`: that must not befall a thread of whoever embeds us.
-pub(super) fn make_ring() -> io::Result<(IoUring, Mode)> {
+pub(super) fn make_ring(may_defer: bool) -> io::Result<(IoUring, Mode)> {
     std::thread::scope(|scope| {
-        let maker =
-            std::thread::Builder::new().name("ring-maker".to_owned()).spawn_scoped(scope, make_ring_here)?;
+        let maker = std::thread::Builder::new()
+            .name("ring-maker".to_owned())
+            .spawn_scoped(scope, move || make_ring_here(may_defer))?;
         let (ring, mode) = maker.join().expect("making a ring does not panic")?;
         check_features(&ring)?;
         Ok((ring, mode))
     })
 }
 
-fn make_ring_here() -> io::Result<(IoUring, Mode)> {
+fn make_ring_here(may_defer: bool) -> io::Result<(IoUring, Mode)> {
     let mut deferred = IoUring::builder();
     deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     deferred.setup_r_disabled().setup_submit_all().setup_cqsize(COMPLETIONS);
-    match deferred.build(SUBMISSIONS) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        result => return result.map(|ring| (ring, Mode::Deferred)),
+    if may_defer {
+        match deferred.build(SUBMISSIONS) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            result => return result.map(|ring| (ring, Mode::Deferred)),
+        }
     }
     let mut cooperative = IoUring::builder();
     cooperative.setup_coop_taskrun().setup_taskrun_flag();

@@ -18,6 +18,8 @@
 //! once and ends whatever stands on it, and the descriptor is closed after the queue has been taken. Completions that
 //! come later carry a name that is stale and only give their buffers back.
 
+mod reading;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::door::{Door, Ended, Reading};
+use super::door::{Door, Reading};
 use super::kernel::Kernel;
 use super::token::{Completion, Kind, Token};
 use crate::address::canonical;
@@ -190,143 +192,9 @@ impl Streams {
         }
     }
 
-    fn on_read(
-        &mut self,
-        kernel: &mut Kernel,
-        completion: &Completion,
-        counters: &mut Counters,
-        sink: &mut impl Sink,
-    ) -> usize {
-        let id = completion.token.door();
-        if let Some(door) = self.doors.get(id)
-            && !completion.has_more()
-        {
-            door.reading = Reading::Idle;
-        }
-        let mut handed = 0;
-        if let Some(buffer) = completion.buffer() {
-            let length = usize::try_from(completion.result).unwrap_or(0);
-            handed += kernel.take_bytes(buffer, length, |bytes| self.on_bytes(id, bytes, counters, sink));
-        }
-        let Some(door) = self.doors.get(id).filter(|door| !door.is_over()) else { return handed };
-        match completion.error() {
-            None if completion.result == 0 => door.ended = Some(Ended::Fin),
-            None | Some(libc::ECANCELED | libc::EINTR | libc::EAGAIN) => {}
-            Some(libc::ENOBUFS) => counters.stream_buffers_exhausted += 1,
-            Some(error) => {
-                door.ended = Some(Ended::Broken(io::Error::from_raw_os_error(error).kind()));
-            }
-        }
-        handed += self.report_end(kernel, id, counters, sink);
-        self.arm(kernel, id);
-        handed
-    }
-
-    /// Hands bytes over, or holds what is beyond the door's share of this poll.
-    fn on_bytes(&mut self, id: DoorId, bytes: &[u8], counters: &mut Counters, sink: &mut impl Sink) -> usize {
-        let Some(door) = self.doors.get(id).filter(|door| !door.is_over()) else { return 0 };
-        if bytes.is_empty() {
-            return 0;
-        }
-        if door.closing {
-            counters.door_bytes_discarded += bytes.len() as u64;
-            return 0;
-        }
-        if door.handed_in != self.poll {
-            (door.handed_in, door.handed_bytes) = (self.poll, 0);
-        }
-        let fits = door.handed_bytes as usize + bytes.len() <= self.share_bytes;
-        if door.may_hand_over() && door.held.is_none() && fits {
-            door.handed_bytes += bytes.len() as u32;
-            counters.door_bytes_in += bytes.len() as u64;
-            sink.bytes(id, bytes);
-            return 1;
-        }
-        counters.door_bytes_held += bytes.len() as u64;
-        self.held_bytes += bytes.len();
-        door.held.get_or_insert_default().extend(bytes);
-        self.make_due(id);
-        0
-    }
-
-    /// Hands over a poll's share of what is held.
-    fn hand_over_held(&mut self, id: DoorId, counters: &mut Counters, sink: &mut impl Sink) -> usize {
-        let Some(door) = self.doors.get(id).filter(|door| door.may_hand_over()) else { return 0 };
-        let Some(mut held) = door.held.take() else { return 0 };
-        if door.closing {
-            counters.door_bytes_discarded += held.rest().len() as u64;
-            self.held_bytes -= held.rest().len();
-            return 0;
-        }
-        let rest = held.rest();
-        let share = rest.len().min(self.share_bytes);
-        (door.handed_in, door.handed_bytes) = (self.poll, share as u32);
-        counters.door_bytes_in += share as u64;
-        self.held_bytes -= share;
-        sink.bytes(id, &rest[..share]);
-        held.handed += share;
-        if !held.rest().is_empty() {
-            door.held = Some(held);
-            self.make_due(id);
-        }
-        1
-    }
-
-    /// Tells how the input has ended, once all that came before has been handed over.
-    fn report_end(
-        &mut self,
-        kernel: &mut Kernel,
-        id: DoorId,
-        counters: &mut Counters,
-        sink: &mut impl Sink,
-    ) -> usize {
-        let Some(door) = self.doors.get(id) else { return 0 };
-        let Some(ended) = door.ended else { return 0 };
-        if let Ended::Broken(kind) = ended
-            && (door.held.is_none() || !door.may_hand_over())
-        {
-            return self.fail(kernel, id, kind, counters, sink);
-        }
-        if door.held.is_some() || !door.may_hand_over() {
-            return 0;
-        }
-        door.ended = None;
-        door.input_ended = true;
-        if door.closing {
-            self.end_flush(id);
-            return 0;
-        }
-        sink.closed(id, Closed::EndOfStream);
-        1
-    }
-
-    /// The connection has broken, or is shut in both directions.
-    fn on_hangup(
-        &mut self,
-        kernel: &mut Kernel,
-        completion: &Completion,
-        counters: &mut Counters,
-        sink: &mut impl Sink,
-    ) -> usize {
-        let id = completion.token.door();
-        let Some(door) = self.doors.get(id) else { return 0 };
-        door.watches_hangup = completion.has_more();
-        // Who reads, or is about to, learns of it behind what has arrived before.
-        if !completion.is_hangup() || door.is_over() || (door.may_hand_over() && !door.input_ended) {
-            if !completion.has_more() {
-                self.arm(kernel, id);
-            }
-            return 0;
-        }
-        let error = door.stream.take_error().ok().flatten();
-        let kind = error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind());
-        self.fail(kernel, id, kind, counters, sink)
-    }
-
     pub(super) fn write(&mut self, kernel: &mut Kernel, id: DoorId, data: WriteBatch) {
-        let Some(door) = self.doors.get(id).filter(|door| !door.closing && door.failed.is_none()) else {
-            return;
-        };
+        let takes_it = |door: &&mut Door| !door.closing && door.failed.is_none() && door.broken.is_none();
+        let Some(door) = self.doors.get(id).filter(takes_it) else { return };
         assert!(door.write.is_none() && !door.written_due, "a write is in flight on this door");
         if data.iter().all(|bytes| bytes.is_empty()) {
             door.written_due = true;
@@ -359,10 +227,13 @@ impl Streams {
             Some(error) => {
                 kernel.writes().end(slot);
                 let kind = io::Error::from_raw_os_error(error).kind();
-                if door.held.is_some() && door.may_hand_over() && !door.closing {
-                    // What had arrived before the connection broke still counts.
+                let is_reading = door.reading == Reading::Armed || door.held.is_some();
+                if is_reading && door.may_hand_over() && !door.closing && !door.input_ended {
+                    // What has arrived before the connection broke still counts. Nothing comes after it.
                     door.write = None;
-                    door.ended = Some(Ended::Broken(kind));
+                    door.broken = Some(kind);
+                    // The end of the reading request tells when that is all, also of a connection that lives on.
+                    let _ = door.stream.shutdown(Shutdown::Both);
                     self.make_due(id);
                     return 0;
                 }

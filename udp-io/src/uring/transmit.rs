@@ -267,7 +267,7 @@ mod tests {
     impl Held {
         /// `None` where io_uring is forbidden, which is said.
         fn new(queued_max: usize) -> Option<Held> {
-            let mut kernel = match Kernel::new(1) {
+            let mut kernel = match Kernel::new(1, true) {
                 Ok((kernel, _)) => kernel,
                 Err(error) => {
                     println!("{error}: not tested");

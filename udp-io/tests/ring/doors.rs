@@ -227,6 +227,28 @@ fn a_write_to_a_connection_that_is_gone_is_told_in_the_next_poll() {
 }
 
 #[test]
+fn what_had_arrived_before_a_write_failed_is_heard_before_the_end() {
+    let config = RingConfig { read_buffer_bytes: 4_096, ..default_config() };
+    for length in [5, 20_000] {
+        let (mut ring, mut heard, mut client, door) = connected(&config);
+        // Loopback keeps the order: where the reset is known, what was sent before it lies in the receive buffer.
+        let sent = pattern(length);
+        client.write_all(&sent).unwrap();
+        SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client);
+        ring.write(door, batch(b"to nobody"));
+        ring.submit().unwrap();
+        ring.reap(&mut heard);
+        poll_until(&mut ring, &mut heard, "the reset", |heard| !heard.closed.is_empty());
+        poll_all(&mut ring, &mut heard);
+        assert!(matches!(heard.closed_as(door)[..], [Closed::Reset(_)]), "{:?}", heard.closed);
+        assert_eq!(heard.bytes_of(door).len(), length);
+        assert!(heard.bytes_of(door) == sent && heard.written.is_empty());
+        assert_eq!(ring.doors_open(), 0);
+    }
+}
+
+#[test]
 fn flush_delivers_all_that_was_in_flight_before_the_fin() {
     const LENGTH: usize = 1 << 20;
     let (mut ring, mut heard, mut client, door) = connected(&default_config());

@@ -1,6 +1,6 @@
 //! The ring through its public surface, on loopback, with ports that the kernel chooses.
 //!
-//! What a ring promises is tested on both back ends by the same tests. Where the kernel forbids io_uring its half runs
+//! What a ring promises is tested on both back ends by the same tests, on io_uring also the way of kernels before 6.1. Where the kernel forbids io_uring its half runs
 //! on epoll and says so, unless `QUELEA_TEST_IO_URING=required`: then it fails.
 
 mod choice;
@@ -9,7 +9,7 @@ mod steering;
 
 /// The tests of what a ring promises, on one back end.
 macro_rules! on {
-    ($module:ident, $backend:expr) => {
+    ($module:ident, $backend:expr, $deferred:expr) => {
         #[path = "."]
         #[allow(clippy::duplicate_mod)] // that is the point
         mod $module {
@@ -20,7 +20,8 @@ macro_rules! on {
             use super::*;
 
             fn default_config() -> RingConfig {
-                RingConfig { backend: tested($backend), ..RingConfig::default() }
+                let backend = tested($backend);
+                RingConfig { backend, deferred_task_work: $deferred, ..RingConfig::default() }
             }
 
             fn ring() -> Ring {
@@ -30,8 +31,9 @@ macro_rules! on {
     };
 }
 
-on!(epoll, Backend::Epoll);
-on!(io_uring, Backend::IoUring);
+on!(epoll, Backend::Epoll, true);
+on!(io_uring, Backend::IoUring, true);
+on!(io_uring_before_6_1, Backend::IoUring, false);
 
 /// The back end to test on instead of `wanted`, which the kernel may forbid.
 fn tested(wanted: Backend) -> Backend {
