@@ -113,6 +113,8 @@ struct Client {
     connected: Option<Instant>,
     /// The Will of a connection that was lost, while its delay may still pass.
     delayed: Option<Delayed>,
+    /// Subscriptions of sessions that the client has ended, and the broker may not have heard of it.
+    ending: Vec<usize>,
 }
 
 /// How often a publication came to one session, or to one shared group.
@@ -225,7 +227,7 @@ impl Oracle {
     pub(crate) fn on_connect(&mut self, actor: usize, now: Instant, clean: bool, persistent: bool) {
         self.will_at_connect(actor, now, clean);
         if clean {
-            self.end_session(actor, now);
+            self.end_session(actor);
         }
         let client = &mut self.clients[actor];
         client.persistent = persistent;
@@ -241,9 +243,16 @@ impl Oracle {
 
     /// CONNACK.
     pub(crate) fn on_connected(&mut self, actor: usize, now: Instant, session_present: bool) {
+        self.clients[actor].connected = Some(now);
         self.will_at_connack(actor, now, session_present);
+        self.open_session(actor, session_present);
+        for number in core::mem::take(&mut self.clients[actor].ending) {
+            self.subscriptions[number].closed.get_or_insert(now);
+        }
+    }
+
+    fn open_session(&mut self, actor: usize, session_present: bool) {
         let client = &mut self.clients[actor];
-        client.connected = Some(now);
         let expected = client.known && client.persistent && !client.may_expire;
         client.may_expire = false;
         if session_present {
@@ -254,20 +263,19 @@ impl Oracle {
             self.accuse(format!("the session of client {actor} is gone"));
         }
         if self.clients[actor].known {
-            self.end_session(actor, now);
+            self.end_session(actor);
         }
         self.clients[actor].known = true;
     }
 
-    fn end_session(&mut self, actor: usize, now: Instant) {
+    fn end_session(&mut self, actor: usize) {
         let client = &mut self.clients[actor];
         let session = client.session;
         client.session += 1;
         client.known = false;
         for number in self.present[actor].drain(..) {
-            let subscription = &mut self.subscriptions[number];
-            debug_assert_eq!(subscription.session, session);
-            subscription.closed.get_or_insert(now);
+            debug_assert_eq!(self.subscriptions[number].session, session);
+            client.ending.push(number);
         }
     }
 
