@@ -16,6 +16,7 @@
 
 mod actor;
 mod behaviour;
+mod cast;
 mod crypto;
 mod cuts;
 mod event;

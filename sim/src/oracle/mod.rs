@@ -77,21 +77,24 @@ pub(crate) struct Subscription {
     pub(crate) closing: bool,
     /// Its answer was seen, or the session has ended.
     pub(crate) closed: Option<Instant>,
+    /// For each of the oracle's topics, whether the filter matches it.
+    matches: Vec<bool>,
+    shared: bool,
 }
 
 impl Subscription {
-    fn parsed(&self) -> SubscribeFilter<'_> {
-        SubscribeFilter::parse(&self.asked.filter, usize::MAX).expect("filters of the profile are filters")
-    }
-
-    fn matches(&self, topic: &str) -> bool {
-        let topic = TopicName::new(topic, usize::MAX).expect("topics of the profile are topics");
-        TopicFilter::matches(self.parsed().filter, topic)
-    }
-
     fn is_shared(&self) -> bool {
-        self.parsed().is_shared()
+        self.shared
     }
+}
+
+fn parsed(filter: &Text) -> SubscribeFilter<'_> {
+    SubscribeFilter::parse(filter, usize::MAX).expect("filters of the profile are filters")
+}
+
+fn matches(filter: &Text, topic: &Text) -> bool {
+    let topic = TopicName::new(topic, usize::MAX).expect("topics of the profile are topics");
+    TopicFilter::matches(parsed(filter).filter, topic)
 }
 
 /// What the oracle knows of one client.
@@ -196,6 +199,9 @@ impl Oracle {
         let id = self.next_publication();
         let known = self.topics.iter().position(|topic| *topic == publication.topic);
         let number = known.unwrap_or_else(|| {
+            for subscription in &mut self.subscriptions {
+                subscription.matches.push(matches(&subscription.asked.filter, &publication.topic));
+            }
             self.topics.push(publication.topic.clone());
             self.topics.len() - 1
         });
@@ -289,14 +295,17 @@ impl Oracle {
         self.close_filter(actor, &asked.filter);
         let session = self.clients[actor].session;
         self.present[actor].push(self.subscriptions.len());
+        let matches = self.topics.iter().map(|topic| matches(&asked.filter, topic)).collect();
         self.subscriptions.push(Subscription {
             actor,
             session,
+            shared: parsed(&asked.filter).is_shared(),
             asked,
             id,
             granted: None,
             closing: false,
             closed: None,
+            matches,
         });
         self.subscriptions.len() - 1
     }
