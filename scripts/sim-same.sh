@@ -25,6 +25,13 @@ compare() {
         printf 'seeds %s %s differ: %s (debug), %s (release)\n' "$seeds" "$*" "$debug" "$release"
         exit 1
     fi
+    case $debug in
+    "hash of all runs: "*) ;;
+    *)
+        printf 'seeds %s %s fail: %s\n' "$seeds" "$*" "$debug"
+        exit 1
+        ;;
+    esac
     printf 'seeds %s %s: %s, in both builds\n' "$seeds" "$*" "$debug"
 }
 
