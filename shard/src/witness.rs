@@ -64,6 +64,25 @@ pub enum Why {
     Expired,
 }
 
+#[cfg(feature = "witness")]
+impl core::fmt::Display for Why {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(match self {
+            Self::Qos0Full => "at QoS 0, and the queue is full",
+            Self::Qos0Deferred => "at QoS 0, and too much waits for another road",
+            Self::Qos0Offline => "at QoS 0, and the client is away",
+            Self::Qos0Credit => "at QoS 0, and another shard grants no credit",
+            Self::Qos0Memory => "at QoS 0, and memory is at its ceiling",
+            Self::Qos0Group => "at QoS 0, and the group has no room",
+            Self::OfflineFull => "the queue is full, and the client is away",
+            Self::Slow => "the queue stayed full until the deadline",
+            Self::GroupFull => "the group is full",
+            Self::TooLarge => "larger than the client's Maximum Packet Size",
+            Self::Expired => "expired",
+        })
+    }
+}
+
 /// Whose message it is that goes no further.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "witness"), expect(dead_code, reason = "nobody asks"))]

@@ -182,7 +182,12 @@ impl World {
                 let id = self.oracle.on_published(publication);
                 self.actors[actor].publishing.insert(token, id);
                 self.tell(|| {
-                    format!("client {actor} publishes {} to {topic}, {qos:?}, retain {retain}", id.0)
+                    let retained = if retain { ", RETAIN" } else { "" };
+                    let expires = expiry_s.map(|s| format!(", expires in {s} s")).unwrap_or_default();
+                    let (id, qos) = (id.0, qos.as_u8());
+                    format!(
+                        "client {actor} sends publication {id} to {topic} at QoS {qos}{retained}{expires}"
+                    )
                 });
                 true
             }

@@ -17,6 +17,7 @@
 mod actor;
 mod behaviour;
 mod callers;
+mod cast;
 mod clock;
 mod crypto;
 mod cuts;

@@ -60,10 +60,12 @@ impl World {
     pub(crate) fn launch_up(&mut self, id: LineId, ecn: Option<u8>, bytes: &[u8]) {
         let from = self.lines[id.0].address;
         let flying = Flying { from, to: BROKER, ecn, bytes: BytesMut::from(bytes) };
-        let overheard = &mut self.network().overheard;
-        overheard.push_back(flying.bytes.clone());
-        if overheard.len() > OVERHEARD {
-            overheard.pop_front();
+        if self.plan.quic.as_ref().is_some_and(|quic| quic.weather.stranger_us.is_some()) {
+            let overheard = &mut self.network().overheard;
+            overheard.push_back(flying.bytes.clone());
+            if overheard.len() > OVERHEARD {
+                overheard.pop_front();
+            }
         }
         self.launch(Way::Up, Some(id), flying);
     }

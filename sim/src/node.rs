@@ -61,18 +61,21 @@ pub(crate) struct Node {
     pub(crate) turns: u64,
     /// What each look at the clock costs.
     tick: Duration,
+    /// The memory of the last turn's effects.
+    spare: Vec<Effect>,
 }
 
 impl Node {
     pub(crate) fn new(shard: Shard, now: Instant, tick: Duration) -> Self {
         let inbox = VecDeque::new();
-        Self { shard, turn: Turn::new(), inbox, thread: Thread::Due(now), turns: 0, tick }
+        Self { shard, turn: Turn::new(), inbox, thread: Thread::Due(now), turns: 0, tick, spare: Vec::new() }
     }
 
     /// The half of a turn in which everything is done: what is to be done about it, and when it was over.
     pub(crate) fn go_on(&mut self, now: Instant, sleep: &SleepFlags, batch: usize) -> (Vec<Effect>, Instant) {
         self.turns += 1;
-        let mut ring = Ring { now, tick: self.tick, inbox: &mut self.inbox, batch, effects: Vec::new() };
+        let effects = std::mem::take(&mut self.spare);
+        let mut ring = Ring { now, tick: self.tick, inbox: &mut self.inbox, batch, effects };
         ring.receive(&mut self.shard, Some(now));
         self.turn.after_wait(&mut self.shard, &mut ring, sleep);
         (ring.effects, ring.now)
@@ -89,6 +92,12 @@ impl Node {
                 input => self.inbox.push_back(input),
             }
         }
+    }
+
+    /// Takes back what held a turn's effects.
+    pub(crate) fn keep(&mut self, effects: Vec<Effect>) {
+        debug_assert!(effects.is_empty(), "they were carried out");
+        self.spare = effects;
     }
 
     /// The half before the wait: until when the thread would sleep.

@@ -221,6 +221,7 @@ impl World {
             self.actors.push(Actor::new(character, core));
             self.renew(index, true);
         }
+        self.introduce();
         let shard = self.random.usize(0..self.nodes.len());
         self.open(WATCHER, shard);
         self.until(SETTLE, "the watcher's CONNECT", |world| world.actors[WATCHER].core.is_connected())?;

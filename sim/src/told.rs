@@ -91,7 +91,8 @@ impl World {
     pub(crate) fn on_told(&mut self, actor: usize, event: Told) {
         match event {
             Told::Connected { session_present, .. } => {
-                self.tell(|| format!("client {actor} is connected, session present {session_present}"));
+                let session = if session_present { "its session is there" } else { "to a new session" };
+                self.tell(|| format!("client {actor} is connected, {session}"));
                 let player = &mut self.actors[actor];
                 player.was_connected = true;
                 player.echo = Echo::default();
@@ -188,14 +189,11 @@ impl World {
         self.last_delivery = self.now;
         let id = self.oracle.on_message(actor, self.broker_now(), message);
         self.tell(|| {
-            format!(
-                "client {actor} gets {} on {}, {:?}, dup {}, retain {}",
-                id.map_or("something".to_owned(), |id| format!("publication {}", id.0)),
-                message.topic,
-                message.qos,
-                message.dup,
-                message.retain
-            )
+            let what = id.map_or("a publication".to_owned(), |id| format!("publication {}", id.0));
+            let dup = if message.dup { ", DUP" } else { "" };
+            let retain = if message.retain { ", RETAIN" } else { "" };
+            let (topic, qos) = (&message.topic, message.qos.as_u8());
+            format!("client {actor} gets {what} on {topic} at QoS {qos}{dup}{retain}")
         });
         if self.actors[actor].character.role == Role::Probe
             && let Some(id) = id

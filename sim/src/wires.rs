@@ -32,7 +32,8 @@ impl World {
         let clean = player.core.options().clean_start;
         let persistent = player.character.persistent;
         player.core.connect(self.now).expect("the core is detached and its options are sound");
-        self.tell(|| format!("client {actor} connects to shard {shard}, clean {clean} ({how})"));
+        let start = if clean { ", with a clean start" } else { "" };
+        self.tell(|| format!("client {actor} connects to shard {shard} by {how}{start}"));
         self.oracle.on_connect(actor, self.broker_now(), clean, persistent);
         self.drain_client(actor);
     }

@@ -177,13 +177,14 @@ impl World {
             return;
         }
         self.trace.mark(self.now - self.base, Kind::Turn, shard as u64, turns);
-        let (effects, over) = node.go_on(now, &self.sleep, self.plan.wire.batch);
+        let (mut effects, over) = node.go_on(now, &self.sleep, self.plan.wire.batch);
         let read = self.read_from(&effects);
-        for effect in effects {
+        for effect in effects.drain(..) {
             self.on_effect(shard, effect);
         }
         read.into_iter().for_each(|pipe| self.judge_pressure(pipe));
         let node = &mut self.nodes[shard];
+        node.keep(effects);
         let until = node.lie_down(over, &self.sleep);
         while let Some(loss) = self.nodes[shard].shard.poll_loss() {
             self.lost(&loss);
@@ -231,10 +232,13 @@ impl World {
         let id = self.oracle.on_loss(loss);
         self.tell(|| {
             let what = id.map_or("a message".to_owned(), |id| format!("publication {}", id.0));
+            let why = loss.why;
             match &loss.whose {
-                Loser::Session(client) => format!("the broker drops {what} for {client}: {:?}", loss.why),
-                Loser::Group(filter) => format!("the broker drops {what} for {filter}: {:?}", loss.why),
-                Loser::Everybody => format!("the broker drops {what}: {:?}", loss.why),
+                Loser::Session(client) => {
+                    format!("the broker drops {what} for {}: {why}", client.replace('-', " "))
+                }
+                Loser::Group(filter) => format!("the broker drops {what} for {filter}: {why}"),
+                Loser::Everybody => format!("the broker drops {what} for everybody on a shard: {why}"),
             }
         });
     }

@@ -366,12 +366,11 @@ impl Shard {
         if matches!(link.state, LinkState::Gone) || !matches!(link.carrier, Carrier::Door(_)) {
             return;
         }
-        let gives_back = true;
         #[cfg(feature = "mutants")]
-        let gives_back = !self.has(Mutant::DoorHandshakesNotGivenBack);
-        if gives_back {
-            self.end_handshake(key);
+        if self.has(Mutant::DoorHandshakesNotGivenBack) {
+            return;
         }
+        self.end_handshake(key);
         let link = &mut self.links[key];
         let known = &mut self.door_kinds[usize::from(link.kind.0)];
         known.open -= 1;

@@ -42,14 +42,14 @@ impl Oracle {
             return Err(format!("topic or payload differs from what was sent: {published:?}"));
         }
         self.first_deliveries += u64::from(!message.dup);
-        let claimed = self.claimed(actor, now, message, &published)?;
+        let claimed = self.claimed(actor, now, message, id)?;
         self.judge_expiry(actor, now, message, &published, &claimed)?;
         self.judge_options(actor, message, &published, &claimed)?;
+        let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
         if let Some(group) = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone()) {
             self.judge_shared(id, message, &published, group)?;
             return Ok(id);
         }
-        let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
         let live = !(message.retain || as_published && published.retain);
         if message.retain && !published.retain {
             return Err("it has RETAIN and was published without".into());
@@ -67,24 +67,22 @@ impl Oracle {
         actor: usize,
         now: Instant,
         message: &Message,
-        published: &Publication,
-    ) -> Result<Vec<Subscription>, String> {
+        id: PubId,
+    ) -> Result<Vec<&Subscription>, String> {
+        let published = &self.publications[id.0 as usize];
+        let topic = self.topic_of[id.0 as usize];
         let sent = published.sent;
         let open = |sub: &&Subscription| {
             let gone = sub.closed.is_some_and(|closed| closed < sent && published.will.is_none());
-            !gone && sub.matches(&message.topic)
+            !gone && sub.matches[topic]
         };
         let present = self.present[actor].iter().map(|number| &self.subscriptions[*number]);
-        let all: Vec<Subscription> = present.filter(open).cloned().collect();
+        let mut claimed: Vec<&Subscription> = present.filter(open).collect();
         debug_assert!(published.will.is_some() || published.sent <= now);
-        let with_ids = all.iter().any(|sub| sub.id.is_some());
-        let claimed: Vec<Subscription> = match with_ids {
-            false => all,
-            true => all
-                .into_iter()
-                .filter(|sub| sub.id.is_some_and(|id| message.subscription_ids.contains(&id)))
-                .collect(),
-        };
+        let with_ids = claimed.iter().any(|sub| sub.id.is_some());
+        if with_ids {
+            claimed.retain(|sub| sub.id.is_some_and(|id| message.subscription_ids.contains(&id)));
+        }
         if claimed.is_empty() {
             return Err(format!("no subscription asked for it (sent by client {})", published.actor));
         }
@@ -102,7 +100,7 @@ impl Oracle {
         actor: usize,
         message: &Message,
         published: &Publication,
-        claimed: &[Subscription],
+        claimed: &[&Subscription],
     ) -> Result<(), String> {
         let own = published.actor == actor;
         if own && claimed.iter().all(|sub| sub.asked.options.no_local) {
@@ -112,8 +110,8 @@ impl Oracle {
         let due = published.qos.min(highest);
         // Filters of one packet share an identifier: then it does not say for which of them a message came, but if it must
         // have come for all of them. A retained one comes for one.
-        let alone = |sub: &Subscription| claimed.iter().filter(|other| other.id == sub.id).count() == 1;
-        let told_apart = |sub: &Subscription| {
+        let alone = |sub: &&Subscription| claimed.iter().filter(|other| other.id == sub.id).count() == 1;
+        let told_apart = |sub: &&Subscription| {
             sub.id.is_some() && (alone(sub) || !message.retain && sub.surely_matched(published))
         };
         let exact = claimed.iter().all(told_apart);
@@ -132,7 +130,7 @@ impl Oracle {
         now: Instant,
         message: &Message,
         published: &Publication,
-        claimed: &[Subscription],
+        claimed: &[&Subscription],
     ) -> Result<(), String> {
         let Some(expiry_s) = published.expiry_s else { return Ok(()) };
         let expiry = Duration::from_secs(expiry_s.into());
@@ -258,7 +256,7 @@ impl Oracle {
 
 /// A message names the identifier of each subscription that it came for, as often as there are such
 /// (MQTT 5.0 §3.3.2.3.8); a retained one comes for one of them.
-fn ids_fit(message: &Message, published: &Publication, claimed: &[Subscription]) -> bool {
+fn ids_fit(message: &Message, published: &Publication, claimed: &[&Subscription]) -> bool {
     message.subscription_ids.iter().all(|id| {
         let named = message.subscription_ids.iter().filter(|other| *other == id).count();
         let with_id = || claimed.iter().filter(|sub| sub.id == Some(*id));

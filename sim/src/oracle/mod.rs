@@ -77,20 +77,14 @@ pub(crate) struct Subscription {
     pub(crate) closing: bool,
     /// Its answer was seen, or the session has ended.
     pub(crate) closed: Option<Instant>,
+    /// For each of the oracle's topics, whether the filter matches it.
+    matches: Vec<bool>,
+    shared: bool,
 }
 
 impl Subscription {
-    fn parsed(&self) -> SubscribeFilter<'_> {
-        SubscribeFilter::parse(&self.asked.filter, usize::MAX).expect("filters of the profile are filters")
-    }
-
-    fn matches(&self, topic: &str) -> bool {
-        let topic = TopicName::new(topic, usize::MAX).expect("topics of the profile are topics");
-        TopicFilter::matches(self.parsed().filter, topic)
-    }
-
     fn is_shared(&self) -> bool {
-        self.parsed().is_shared()
+        self.shared
     }
 
     /// Whether it was there when this was published, and is there unchanged.
@@ -99,6 +93,15 @@ impl Subscription {
         let since = self.granted.is_some_and(|granted| granted < published.sent);
         since && published.will.is_none() && !self.closing && self.closed.is_none() && !own
     }
+}
+
+fn parsed(filter: &Text) -> SubscribeFilter<'_> {
+    SubscribeFilter::parse(filter, usize::MAX).expect("filters of the profile are filters")
+}
+
+fn matches(filter: &Text, topic: &Text) -> bool {
+    let topic = TopicName::new(topic, usize::MAX).expect("topics of the profile are topics");
+    TopicFilter::matches(parsed(filter).filter, topic)
 }
 
 /// What the oracle knows of one client.
@@ -120,6 +123,8 @@ struct Client {
     connected: Option<Instant>,
     /// The Will of a connection that was lost, while its delay may still pass.
     delayed: Option<Delayed>,
+    /// Subscriptions of sessions that the client has ended, and the broker may not have heard of it.
+    ending: Vec<usize>,
 }
 
 /// How often a publication came to one session, or to one shared group.
@@ -201,6 +206,9 @@ impl Oracle {
         let id = self.next_publication();
         let known = self.topics.iter().position(|topic| *topic == publication.topic);
         let number = known.unwrap_or_else(|| {
+            for subscription in &mut self.subscriptions {
+                subscription.matches.push(matches(&subscription.asked.filter, &publication.topic));
+            }
             self.topics.push(publication.topic.clone());
             self.topics.len() - 1
         });
@@ -232,7 +240,7 @@ impl Oracle {
     pub(crate) fn on_connect(&mut self, actor: usize, now: Instant, clean: bool, persistent: bool) {
         self.will_at_connect(actor, now, clean);
         if clean {
-            self.end_session(actor, now);
+            self.end_session(actor);
         }
         let client = &mut self.clients[actor];
         client.persistent = persistent;
@@ -248,9 +256,16 @@ impl Oracle {
 
     /// CONNACK.
     pub(crate) fn on_connected(&mut self, actor: usize, now: Instant, session_present: bool) {
+        self.clients[actor].connected = Some(now);
         self.will_at_connack(actor, now, session_present);
+        self.open_session(actor, session_present);
+        for number in core::mem::take(&mut self.clients[actor].ending) {
+            self.subscriptions[number].closed.get_or_insert(now);
+        }
+    }
+
+    fn open_session(&mut self, actor: usize, session_present: bool) {
         let client = &mut self.clients[actor];
-        client.connected = Some(now);
         let expected = client.known && client.persistent && !client.may_expire;
         client.may_expire = false;
         if session_present {
@@ -261,20 +276,19 @@ impl Oracle {
             self.accuse(format!("the session of client {actor} is gone"));
         }
         if self.clients[actor].known {
-            self.end_session(actor, now);
+            self.end_session(actor);
         }
         self.clients[actor].known = true;
     }
 
-    fn end_session(&mut self, actor: usize, now: Instant) {
+    fn end_session(&mut self, actor: usize) {
         let client = &mut self.clients[actor];
         let session = client.session;
         client.session += 1;
         client.known = false;
         for number in self.present[actor].drain(..) {
-            let subscription = &mut self.subscriptions[number];
-            debug_assert_eq!(subscription.session, session);
-            subscription.closed.get_or_insert(now);
+            debug_assert_eq!(self.subscriptions[number].session, session);
+            client.ending.push(number);
         }
     }
 
@@ -288,14 +302,17 @@ impl Oracle {
         self.close_filter(actor, &asked.filter);
         let session = self.clients[actor].session;
         self.present[actor].push(self.subscriptions.len());
+        let matches = self.topics.iter().map(|topic| matches(&asked.filter, topic)).collect();
         self.subscriptions.push(Subscription {
             actor,
             session,
+            shared: parsed(&asked.filter).is_shared(),
             asked,
             id,
             granted: None,
             closing: false,
             closed: None,
+            matches,
         });
         self.subscriptions.len() - 1
     }

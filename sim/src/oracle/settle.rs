@@ -47,10 +47,9 @@ impl Oracle {
 
     /// The publications that a subscription must have seen.
     fn promised_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
-        let wanted: Vec<bool> = self.topics.iter().map(|topic| subscription.matches(topic)).collect();
         let all = self.publications.iter().enumerate();
         all.filter(move |(index, publication)| {
-            wanted[self.topic_of[*index]] && self.promised(subscription, publication)
+            subscription.matches[self.topic_of[*index]] && self.promised(subscription, publication)
         })
         .map(|(index, _)| index)
     }
@@ -102,13 +101,12 @@ impl Oracle {
 
     /// The publications at QoS 0 that a subscriber must have seen: both connections have stood ever since.
     fn transient_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
-        let wanted: Vec<bool> = self.topics.iter().map(|topic| subscription.matches(topic)).collect();
         let connected = self.clients[subscription.actor].connected;
         let options = subscription.asked.options;
         let due = move |index: &usize| {
             let publication = &self.publications[*index];
             let sender = &self.clients[publication.actor];
-            wanted[self.topic_of[*index]]
+            subscription.matches[self.topic_of[*index]]
                 && publication.qos == QoS::AtMostOnce
                 && publication.will.is_none()
                 && publication.payload_bytes > 0

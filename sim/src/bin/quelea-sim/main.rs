@@ -86,11 +86,24 @@ fn tell(request: &Request, broker: Broker) -> ExitCode {
                 failure.story.iter().for_each(|line| println!("{line}"));
                 show(&failure.counters);
                 println!("FAILED: {}", failure.what);
+                recall(&failure);
                 code = ExitCode::FAILURE;
             }
         }
     }
     code
+}
+
+/// What the story says of the publication that the failure is about, once more.
+fn recall(failure: &Failure) {
+    let mut words = failure.what.split_whitespace();
+    let number = words.find(|word| *word == "publication").and_then(|_| words.next());
+    let Some(number) = number.and_then(|number| number.trim_end_matches(',').parse::<u64>().ok()) else {
+        return;
+    };
+    let name = format!("publication {number} ");
+    println!("what happened to publication {number}:");
+    failure.story.iter().filter(|line| line.contains(&name)).for_each(|line| println!("{line}"));
 }
 
 fn show(counters: &[(&'static str, u64)]) {
