@@ -52,6 +52,7 @@ impl World {
             _ => Duration::from_secs(self.random.u64(600..30_000)),
         };
         self.skew = (self.skew + by).min(SKEW_MAX);
+        self.oracle.clock_jumps = true;
         self.tell(|| format!("the broker's clock jumps by {by:?}"));
         // Whatever they slept until may have passed.
         for shard in 0..self.nodes.len() {
