@@ -21,10 +21,11 @@ impl World {
         time.checked_sub(self.skew).unwrap_or(self.now)
     }
 
-    /// CONNACK comes to a client: its session may have expired if the clock has jumped far enough since the last one.
+    /// CONNACK comes to a client: its session may have expired if the clock has jumped far enough since the CONNECT before.
     pub(crate) fn note_jumps(&mut self, actor: usize) {
         let player = &mut self.actors[actor];
-        let jumped = self.skew - std::mem::replace(&mut player.skew, self.skew);
+        // CONNACK may have lain unread while the clock went on.
+        let jumped = self.skew - std::mem::replace(&mut player.skew, player.skew_at_connect);
         if !jumped.is_zero()
             && jumped + RUN_LASTS >= Duration::from_secs(player.character.session_expiry_s.into())
         {
