@@ -33,6 +33,14 @@ impl World {
         }
     }
 
+    /// Whether everyone has been heard from since the clock jumped: who was silent before it has lost that much of its keep
+    /// alive.
+    pub(crate) fn is_jump_settled(&self) -> bool {
+        let silence =
+            Duration::from_secs(self.plan.habits.keep_alive_s.into()) * 3 / 2 + Duration::from_secs(1);
+        self.jumped_at.is_none_or(|at| self.now >= at + silence)
+    }
+
     /// The first jump is due.
     pub(crate) fn expect_jumps(&mut self) {
         if let Some(pause) = self.plan.jump_us.clone() {
@@ -53,6 +61,7 @@ impl World {
             _ => Duration::from_secs(self.random.u64(600..30_000)),
         };
         self.skew = (self.skew + by).min(SKEW_MAX);
+        self.jumped_at = Some(self.now);
         self.oracle.clock_jumps = true;
         self.tell(|| format!("the broker's clock jumps by {by:?}"));
         // Whatever they slept until may have passed.
