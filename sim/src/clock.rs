@@ -62,7 +62,6 @@ impl World {
         };
         self.skew = (self.skew + by).min(SKEW_MAX);
         self.jumped_at = Some(self.now);
-        self.oracle.clock_jumps = true;
         self.tell(|| format!("the broker's clock jumps by {by:?}"));
         // Whatever they slept until may have passed.
         for shard in 0..self.nodes.len() {

@@ -150,7 +150,6 @@ impl Oracle {
             return Err(format!("it had {expiry_s} s, and comes without an interval"));
         };
         let (most, least) = (expiry.saturating_sub(lain), expiry.saturating_sub(now - published.sent));
-        let least = if self.clock_jumps { Duration::ZERO } else { least };
         // Whole seconds, rounded up, and never none.
         let most_s = most.as_millis().div_ceil(1_000).max(1);
         let least_s = least.as_millis().div_ceil(1_000);

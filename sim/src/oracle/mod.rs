@@ -149,8 +149,6 @@ pub(crate) struct Oracle {
     /// Messages that clients have seen, without those that were marked as duplicates.
     first_deliveries: u64,
     verdict: Option<String>,
-    /// The broker's clock may be ahead of the run's: what must not be too early for it may be for us.
-    pub(crate) clock_jumps: bool,
 }
 
 /// Within one of these, messages come as they were sent.
@@ -180,7 +178,6 @@ impl Oracle {
             losses: Losses::default(),
             first_deliveries: 0,
             verdict: None,
-            clock_jumps: false,
         }
     }
 

@@ -74,7 +74,7 @@ impl Oracle {
         let tried = tried.expect("no CONNACK without a CONNECT");
         if !session_present || heard_by + delay < tried {
             self.on_will(will, true, 1);
-        } else if self.clock_jumps || lost + delay < now + SLACK {
+        } else if lost + delay < now + SLACK {
             self.on_will(will, false, 1);
         }
     }
