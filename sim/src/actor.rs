@@ -74,8 +74,10 @@ pub(crate) struct Actor {
     /// What the probe has found.
     pub(crate) found: BTreeMap<Text, PubId>,
     pub(crate) echo: Echo,
-    /// How far the broker's clock was ahead when CONNACK was seen last.
+    /// How far the broker's clock was ahead at the last CONNECT that was answered.
     pub(crate) skew: Duration,
+    /// The same at the last CONNECT.
+    pub(crate) skew_at_connect: Duration,
 }
 
 /// Exchanges of PINGREQ and PINGRESP that show that nothing is under way on an ordered stream. Two: one PINGREQ of the
@@ -110,6 +112,7 @@ impl Actor {
             found: BTreeMap::new(),
             echo: Echo::default(),
             skew: Duration::ZERO,
+            skew_at_connect: Duration::ZERO,
         }
     }
 

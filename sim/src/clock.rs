@@ -21,15 +21,24 @@ impl World {
         time.checked_sub(self.skew).unwrap_or(self.now)
     }
 
-    /// CONNACK comes to a client: its session may have expired if the clock has jumped far enough since the last one.
+    /// CONNACK comes to a client: its session may have expired if the clock has jumped far enough since the CONNECT before.
     pub(crate) fn note_jumps(&mut self, actor: usize) {
         let player = &mut self.actors[actor];
-        let jumped = self.skew - std::mem::replace(&mut player.skew, self.skew);
+        // CONNACK may have lain unread while the clock went on.
+        let jumped = self.skew - std::mem::replace(&mut player.skew, player.skew_at_connect);
         if !jumped.is_zero()
             && jumped + RUN_LASTS >= Duration::from_secs(player.character.session_expiry_s.into())
         {
             self.oracle.on_may_expire(actor);
         }
+    }
+
+    /// Whether everyone has been heard from since the clock jumped: who was silent before it has lost that much of its keep
+    /// alive.
+    pub(crate) fn is_jump_settled(&self) -> bool {
+        let silence =
+            Duration::from_secs(self.plan.habits.keep_alive_s.into()) * 3 / 2 + Duration::from_secs(1);
+        self.jumped_at.is_none_or(|at| self.now >= at + silence)
     }
 
     /// The first jump is due.
@@ -52,6 +61,7 @@ impl World {
             _ => Duration::from_secs(self.random.u64(600..30_000)),
         };
         self.skew = (self.skew + by).min(SKEW_MAX);
+        self.jumped_at = Some(self.now);
         self.tell(|| format!("the broker's clock jumps by {by:?}"));
         // Whatever they slept until may have passed.
         for shard in 0..self.nodes.len() {

@@ -38,6 +38,16 @@ parts! {
     Weather = "weather",
     #[doc = "Strangers: who sends datagrams and is no client."]
     Strangers = "strangers",
+    #[doc = "Layered doors: every byte stream is a plain one."]
+    Doors = "doors",
+    #[doc = "What happens to streams through doors."]
+    Mishaps = "mishaps",
+    #[doc = "Callers: who opens a door and is no client."]
+    Callers = "callers",
+    #[doc = "The broker's clock jumps."]
+    Jumps = "jumps",
+    #[doc = "Several filters in one packet."]
+    Filters = "filters",
     #[doc = "Connections that end with a reset."]
     Crashes = "crashes",
     #[doc = "Connections that end without a word."]
@@ -106,6 +116,19 @@ impl Part {
                     quic.weather.stranger_us = None;
                 }
             }
+            Self::Doors => plan.doors = None,
+            Self::Mishaps => {
+                if let Some(doors) = &mut plan.doors {
+                    doors.mishap_percent = 0;
+                }
+            }
+            Self::Callers => {
+                if let Some(doors) = &mut plan.doors {
+                    doors.caller_us = None;
+                }
+            }
+            Self::Jumps => plan.jump_us = None,
+            Self::Filters => habits.filters_max = 1,
             Self::Crashes => habits.crash = 0,
             Self::Vanishing => habits.vanish = 0,
             Self::Takeovers => habits.supplant = 0,

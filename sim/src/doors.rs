@@ -38,6 +38,8 @@ pub(crate) struct DoorPlan {
     pub(crate) framing: Framing,
     /// Streams of one kind that one shard serves.
     pub(crate) connections_max: usize,
+    /// The same of one network. All clients that no header names are of one.
+    pub(crate) per_prefix_max: usize,
     /// What each look at the clock costs a shard: handshakes have a budget of time.
     pub(crate) tick: Duration,
     /// Between two callers who never say CONNECT.
@@ -58,6 +60,7 @@ impl DoorPlan {
             exceeds_percent: random.u32(0..3),
             framing,
             connections_max: random.usize(clients + 1..4 * clients + 8),
+            per_prefix_max: random.usize(clients + 1..3 * clients + 8),
             tick: Duration::from_micros([0, 50, 200][random.usize(0..3)]),
             caller_us: (random.u8(0..4) > 0).then(|| 5_000..random.u64(10_000..300_000)),
         }
@@ -98,7 +101,7 @@ impl Doors {
                 tls: kind.has_tls().then(|| tls.clone()),
                 websocket: kind.has_websocket().then(|| Arc::clone(&websocket)),
                 connections_max: if kind.is_plain() { usize::MAX } else { plan.connections_max },
-                connections_per_prefix_max: usize::MAX,
+                connections_per_prefix_max: if kind.is_plain() { usize::MAX } else { plan.per_prefix_max },
                 handshakes_per_prefix_max: usize::MAX,
             }
         });

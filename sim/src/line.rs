@@ -41,6 +41,8 @@ pub(crate) struct Line {
     pub(crate) unsent: BytesMut,
     /// There is something to read for a client that does not.
     pub(crate) readable: bool,
+    /// Read, and not taken by a client core whose own words are not taken.
+    pub(crate) unheard: Vec<u8>,
     /// The client is done with it; what still comes is read by nobody.
     pub(crate) leaving: bool,
     /// The client has reset its half.
@@ -80,6 +82,7 @@ impl Line {
             connected: false,
             unsent: BytesMut::new(),
             readable: false,
+            unheard: Vec::new(),
             leaving: false,
             reset: false,
             server_ended: false,

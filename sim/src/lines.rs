@@ -111,6 +111,9 @@ impl World {
                 if let Some(actor) = self.owner(id) {
                     self.drain_client(actor);
                 }
+                if !self.lines[id.0].unheard.is_empty() {
+                    self.read_line(id);
+                }
             }
             Told::Finished { .. } => {
                 self.lines[id.0].finished = true;
@@ -172,8 +175,15 @@ impl World {
                 self.lines[id.0].readable = true;
                 return;
             }
+            if let Some(actor) = owner {
+                let unheard = std::mem::take(&mut self.lines[id.0].unheard);
+                self.hand_over(actor, id, &unheard);
+            }
             let line = &mut self.lines[id.0];
-            line.readable = false;
+            line.readable = !line.unheard.is_empty();
+            if line.readable {
+                return;
+            }
             let Some(endpoint) = &mut line.endpoint else { return };
             let mut bytes = Vec::new();
             let end = endpoint.read(line.conn, READ_BYTES, |chunk| bytes.extend_from_slice(chunk));
@@ -198,12 +208,20 @@ impl World {
     }
 
     fn hand_over(&mut self, actor: usize, id: LineId, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         let at = self.at();
         self.trace.bytes(at, Kind::ToClient, LINES + id.0 as u64, bytes);
         let mut taken = 0;
         while taken < bytes.len() && self.actors[actor].line == Some(id) {
-            taken += self.actors[actor].core.handle_bytes(self.now, &bytes[taken..]);
+            let took = self.actors[actor].core.handle_bytes(self.now, &bytes[taken..]);
+            taken += took;
             self.drain_client(actor);
+            if took == 0 && !self.takes_output(actor) {
+                // It hears no more until what it has to say is taken.
+                return self.lines[id.0].unheard.extend_from_slice(&bytes[taken..]);
+            }
         }
     }
 

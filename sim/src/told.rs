@@ -50,7 +50,7 @@ impl World {
     }
 
     /// What a QUIC stream has no room for stays in the client core, whose window is bounded.
-    fn takes_output(&self, actor: usize) -> bool {
+    pub(crate) fn takes_output(&self, actor: usize) -> bool {
         self.actors[actor].line.is_none_or(|id| self.lines[id.0].unsent.is_empty())
     }
 

@@ -27,6 +27,7 @@ impl World {
         };
         let player = &mut self.actors[actor];
         player.connections += 1;
+        player.skew_at_connect = self.skew;
         player.was_connected = false;
         player.fresh = false;
         let clean = player.core.options().clean_start;

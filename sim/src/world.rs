@@ -42,6 +42,8 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     /// How far the broker's clock is ahead.
     pub(crate) skew: Duration,
+    /// When it jumped last.
+    pub(crate) jumped_at: Option<Instant>,
     pub(crate) events: Events,
     pub(crate) random: fastrand::Rng,
     pub(crate) plan: Plan,
@@ -100,6 +102,7 @@ impl World {
             base,
             now: base,
             skew: Duration::ZERO,
+            jumped_at: None,
             events,
             random,
             sleep: SleepFlags::new(plan.shards),

@@ -218,6 +218,19 @@ fn a_damaged_record_gets_an_alert_and_the_end() {
     assert_eq!(bed.counter("tls_errors"), 1);
 }
 
+/// Nobody reads on behind a wrong record, so what came with it is not kept until the client has heard the alert.
+#[test]
+fn a_connection_that_has_failed_keeps_nothing_of_what_came() {
+    let (mut bed, kind) = bed();
+    let client = client(&mut bed, kind, "c");
+    bed.stall(client.door, true);
+    let damaged = [&[0x17, 3, 3, 0, 32][..], &[0; 32], &[0; 40_000]].concat();
+    bed.send(client.door, &damaged);
+    assert_eq!(bed.counter("tls_errors"), 1);
+    assert!(!bed.wire(client.door).finished, "the alert is still under way");
+    assert_eq!(bed.shard.door_received_bytes(client.door), 0);
+}
+
 /// Handshakes with wrong bytes in them, cut at random: some alert or silence comes, and the shard stays whole.
 #[test]
 fn damaged_handshakes_harm_nobody() {
