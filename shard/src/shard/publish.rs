@@ -48,16 +48,16 @@ impl Shard {
     }
 
     fn publish_on(&mut self, now: Instant, key: LinkKey, message: &Message, ack: Option<u64>, road: Road) {
-        let link = &mut self.links[key];
-        if link.enter_road(road, ack.is_none(), self.settings.qos0_unaccepted_max) {
-            self.throttled_links += 1;
-            self.counters.publishers_throttled += 1;
-        }
         #[cfg(feature = "mutants")]
         let ack = match self.settings.mutant {
             Some(Mutant::AckBeforeAcceptance) => self.acknowledge_too_early(now, key, ack),
             _ => ack,
         };
+        let link = &mut self.links[key];
+        if link.enter_road(road, ack.is_none(), self.settings.qos0_unaccepted_max) {
+            self.throttled_links += 1;
+            self.counters.publishers_throttled += 1;
+        }
         let settled = self.publish(now, message, Origin::Link { link: key, ack });
         if let Some(reason) = settled {
             self.publication_settled(now, key, ack, reason);
