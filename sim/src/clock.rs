@@ -17,7 +17,7 @@ impl World {
     }
 
     /// When the run comes to what is a time to the broker.
-    pub(crate) fn from_broker(&self, time: Instant) -> Instant {
+    pub(crate) fn until_broker_shows(&self, time: Instant) -> Instant {
         time.checked_sub(self.skew).unwrap_or(self.now)
     }
 

@@ -87,7 +87,7 @@ impl Node {
             match input {
                 Input::Bytes(door, bytes) if door == from => held.push_back(Chunk::Bytes(bytes)),
                 Input::Closed(door, DoorEnd::EndOfStream) if door == from => {
-                    held.push_back(Chunk::EndOfStream)
+                    held.push_back(Chunk::EndOfStream);
                 }
                 input => self.inbox.push_back(input),
             }

@@ -206,7 +206,7 @@ impl World {
         }
         self.nodes[shard].thread = Thread::Asleep;
         if let Some(until) = until {
-            let until = self.from_broker(until);
+            let until = self.until_broker_shows(until);
             self.events.push(until.max(self.now + took), Event::Turn { shard, turns });
         }
     }
