@@ -102,6 +102,7 @@ impl Doors {
                 websocket: kind.has_websocket().then(|| Arc::clone(&websocket)),
                 connections_max: if kind.is_plain() { usize::MAX } else { plan.connections_max },
                 connections_per_prefix_max: if kind.is_plain() { usize::MAX } else { plan.per_prefix_max },
+                handshakes_per_prefix_max: usize::MAX,
             }
         });
         Self { clients, kinds: kinds.collect(), ids: Vec::new(), calm_since: None }
