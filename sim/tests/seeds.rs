@@ -99,6 +99,50 @@ fn all_of_it_together() {
 }
 
 #[test]
+fn layered_doors_change_nothing() {
+    play_some(Profile::Doors);
+}
+
+#[test]
+fn several_filters_in_a_packet_are_as_many_subscriptions() {
+    play_some(Profile::Filters);
+}
+
+#[test]
+fn a_clock_that_jumps_loses_nothing_that_was_acknowledged() {
+    play_some(Profile::Jumps);
+}
+
+#[test]
+fn sixteen_shards_with_rings_of_one_are_a_broker_too() {
+    play_some(Profile::Wide);
+}
+
+#[test]
+fn the_doors_are_abused() {
+    let mut sums = BTreeMap::new();
+    for seed in SEEDS {
+        for (name, value) in play(Profile::Doors, seed).counters {
+            *sums.entry(name).or_insert(0) += value;
+        }
+    }
+    let wanted = [
+        "tls_handshakes",
+        "tls_handshakes_failed",
+        "tls_errors",
+        "tls_truncated",
+        "websockets_opened",
+        "websockets_refused",
+        "websocket_errors",
+        "proxy_refused",
+        "layer_timeouts",
+    ];
+    for name in wanted {
+        assert!(sums[name] > 0, "{name}: {sums:?}");
+    }
+}
+
+#[test]
 fn the_real_tls_is_played_too() {
     for profile in QUIC {
         play_with(Crypto::Tls, profile, 1);
