@@ -170,6 +170,10 @@ impl Shard {
             self.sessions[session].identity = Arc::clone(&identity);
         }
         match existing {
+            // Its client comes and goes faster than what it publishes is accepted.
+            Some(session) if claiming && self.sessions[session].formers >= self.settings.formers_max => {
+                self.refuse_connect(now, key, ReasonCode::SERVER_BUSY);
+            }
             Some(session) if claiming => self.connected(now, key, session, true),
             None if claiming => {
                 let session = self.open_session(&identity, Presence::Offline { expires: None });
