@@ -278,11 +278,14 @@ const MAY_START: [u8; 256] = {
 
 /// The version in which a CONNECT that [`decode`](crate::decode) refused should be answered with a CONNACK.
 ///
-/// `packet` is the whole CONNECT. A supported pair of name and level is its own answer; any other level under the name
+/// `packet` is the whole packet. A supported pair of name and level is its own answer; any other level under the name
 /// `MQTT` that is above 5 is answered in the shape of 5.0 (0x84), any other in that of 3.1.1 (return code 1, MQTT 3.1.1
 /// §3.1.2.2). `None` means that not even the level can be read, or that the name is none of MQTT's: close without an
-/// answer (`[MQTT-3.1.2-1]`).
+/// answer (`[MQTT-3.1.2-1]`). So it is for a packet of another type, whatever its bytes look like.
 pub fn connect_answer_version(packet: &[u8]) -> Option<Version> {
+    if *packet.first()? != PacketType::Connect.first_byte() {
+        return None;
+    }
     let length_end = packet.iter().skip(1).take(4).position(|byte| *byte < 0x80)?;
     let body = packet.get(length_end + 2..)?;
     let (&[high, low], rest) = body.split_first_chunk::<2>()?;

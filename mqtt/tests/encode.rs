@@ -52,6 +52,20 @@ fn a_refusal_speaks_the_language_of_its_version() {
 }
 
 #[test]
+fn a_refusal_can_be_said_whatever_the_reason() {
+    for code in 0..=255 {
+        let refusal = ConnAck::refusal(ReasonCode::from_u8(code));
+        assert!(refusal.reason.is_error(), "{code:#04x}");
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let mut out = bytes::BytesMut::new();
+            assert_eq!(refusal.encode(version, &mut out), Ok(()), "{code:#04x}");
+        }
+    }
+    assert_eq!(ConnAck::refusal(ReasonCode::TOPIC_ALIAS_INVALID).reason, ReasonCode::UNSPECIFIED_ERROR);
+    assert_eq!(ConnAck::refusal(ReasonCode::SERVER_SHUTTING_DOWN).reason, ReasonCode::SERVER_UNAVAILABLE);
+}
+
+#[test]
 fn session_present_is_not_for_3_1() {
     let present = ConnAck { session_present: true, ..ConnAck::default() };
     assert_bytes(Packet::ConnAck(present), Version::V311, b"\x20\x02\x01\0");

@@ -119,11 +119,12 @@ impl AckQueue {
         self.first + self.waiting.len() as u64 - 1
     }
 
-    /// The publication is accepted, or refused.
-    pub(crate) fn settle(&mut self, number: u64, outcome: ReasonCode) {
+    /// The publication is accepted, or refused: then the identifier is returned, if it is of QoS 2.
+    pub(crate) fn settle(&mut self, number: u64, outcome: ReasonCode) -> Option<PacketId> {
         let at = number.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let entry = at.and_then(|at| self.waiting.get_mut(at)).expect("settled once, and before it left");
         entry.outcome = Some(outcome);
+        (outcome.is_error() && entry.qos == QoS::ExactlyOnce).then_some(entry.id)
     }
 
     /// The next acknowledgement that may leave.
@@ -135,7 +136,17 @@ impl AckQueue {
         Some(settled)
     }
 
-    /// The packet identifier behind a number that is not settled yet.
+    /// What was accepted as a repetition of a publication that is refused now, is refused with it.
+    pub(crate) fn refuse_repeated(&mut self, id: PacketId, reason: ReasonCode) {
+        let repeated = |entry: &&mut PendingAck| {
+            entry.id == id && entry.qos == QoS::ExactlyOnce && entry.outcome.is_some()
+        };
+        for entry in self.waiting.iter_mut().filter(repeated) {
+            entry.outcome = Some(reason);
+        }
+    }
+
+    /// The packet identifier behind a number of QoS 2 whose acknowledgement has not left.
     pub(crate) fn id_of(&self, number: u64) -> Option<PacketId> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.waiting.get(at).filter(|entry| entry.qos == QoS::ExactlyOnce).map(|entry| entry.id)

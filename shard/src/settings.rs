@@ -96,6 +96,9 @@ pub struct Settings {
     pub groups_max: usize,
     /// CONNECTs that may wait for one client identifier.
     pub claims_max: usize,
+    /// Connections of one session that are gone while what they have published is not accepted yet: with so many, its
+    /// client hears 0x89 (server busy) until some of that is, or until [`Self::full_deadline`] has passed.
+    pub formers_max: usize,
     /// Bytes that this shard may hold on behalf of its peers (its part of the node's ceiling).
     pub memory_bytes_max: usize,
     /// Deliveries in flight to one other shard: the credit that it grants.
@@ -143,6 +146,7 @@ impl Default for Settings {
             group_messages_max: 1_000,
             groups_max: 65_536,
             claims_max: 8,
+            formers_max: 16,
             memory_bytes_max: 1 << 30,
             deliver_window: 1_024,
             forward_window: 256,

@@ -64,8 +64,14 @@ pub struct ConnAckProperties<'a> {
 }
 
 impl<'a> ConnAck<'a> {
-    /// A CONNACK that refuses, without properties.
+    /// A CONNACK that refuses, without properties. A reason that no CONNACK may carry, or that is no refusal, becomes
+    /// 0x80 (unspecified error); one that says that the server shuts down becomes 0x88 (server unavailable).
     pub fn refusal(reason: ReasonCode) -> Self {
+        let reason = match reason {
+            ReasonCode::SERVER_SHUTTING_DOWN => ReasonCode::SERVER_UNAVAILABLE,
+            reason if reason.is_error() && reason_is_allowed(reason) => reason,
+            _ => ReasonCode::UNSPECIFIED_ERROR,
+        };
         Self { session_present: false, reason, properties: ConnAckProperties::default() }
     }
 

@@ -356,7 +356,7 @@ fn connect<'a>(choices: &mut Choices<'a>, lists: &'a Lists<'a>, version: Version
 fn connack<'a>(choices: &mut Choices<'a>, lists: &'a Lists<'a>, version: Version) -> ConnAck<'a> {
     let reason = reason(choices, PacketType::ConnAck, version, Sender::Server);
     let session_present = choices.bool() && reason == ReasonCode::SUCCESS && version > Version::V31;
-    let mut connack = ConnAck { session_present, ..ConnAck::refusal(reason) };
+    let mut connack = ConnAck { session_present, reason, properties: ConnAckProperties::default() };
     if version == Version::V5 {
         let authentication_method = choices.maybe(Choices::text);
         connack.properties = ConnAckProperties {

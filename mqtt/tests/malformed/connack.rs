@@ -27,7 +27,7 @@ fn flags_and_return_codes_of_3_x() {
         let packet = framed(0x20, &[0, code]);
         for version in [Version::V31, Version::V311] {
             let connack = decode(&packet, version, Sender::Server, &Limits::default());
-            assert_eq!(connack, Ok(Packet::ConnAck(ConnAck::refusal(reason))));
+            assert_eq!(connack, Ok(Packet::ConnAck(ConnAck { reason, ..ConnAck::default() })));
         }
         assert_eq!(reason.to_connack_v3(), code);
     }

@@ -51,6 +51,13 @@ fn a_refused_connect_is_answered_in_its_own_version() {
     for body in [&b""[..], b"\0", b"\0\x04", b"\0\x04MQT", b"\0\x04MQTT"] {
         assert_eq!(connect_answer_version(&framed(0x10, body)), None);
     }
+    for first in [0x00, 0x11, 0x30, 0x3D, 0x82, 0xC0, 0xE0, 0xF0] {
+        assert_eq!(
+            connect_answer_version(&framed(first, b"\0\x04MQTT\x05\x02\0\0\0\0\0")),
+            None,
+            "{first:#04x}"
+        );
+    }
     assert_eq!(connect_answer_version(b""), None);
     assert_eq!(connect_answer_version(b"\x10\xFF\xFF\xFF\xFF\xFF"), None);
 }

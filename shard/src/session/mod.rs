@@ -175,6 +175,8 @@ pub struct Session {
     pub unmarked: Vec<HoldKey>,
     /// The last connection that is gone while publications of it are not accepted yet.
     pub former: Option<LinkKey>,
+    /// How many such connections there are, each behind the one before it.
+    pub(crate) formers: usize,
     /// A pull is on its way; its answer comes through the deliver lane.
     pub pulling: bool,
     /// The publication that was last matched with this session, and its place in the matcher's list.
@@ -215,6 +217,7 @@ impl Session {
             arrived: None,
             unmarked: Vec::new(),
             former: None,
+            formers: 0,
             pulling: false,
             stamp: (0, 0),
             armed: None,

@@ -71,7 +71,7 @@ impl Shard {
             Packet::Publish(publish)
                 if !verdicts.first().copied().unwrap_or(false) && !self.is_repeated(session, &publish) =>
             {
-                self.deny_publish(now, key, session, &publish);
+                self.deny_publish(now, key, &publish);
                 Ok(())
             }
             packet => self.on_packet(now, key, session, packet),
@@ -83,22 +83,13 @@ impl Shard {
     }
 
     /// A publication that is not allowed: QoS 1 and 2 hear so in MQTT 5; it is counted in any case.
-    pub(super) fn deny_publish(
-        &mut self,
-        now: Instant,
-        key: LinkKey,
-        session: SessionKey,
-        publish: &Publish<'_>,
-    ) {
+    pub(super) fn deny_publish(&mut self, now: Instant, key: LinkKey, publish: &Publish<'_>) {
         self.counters.denied += 1;
         let Some(id) = publish.packet_id else { return };
-        if publish.qos == QoS::ExactlyOnce {
-            self.sessions[session].inbound.on_refused(id);
-        }
         let link = &mut self.links[key];
         link.received_in_flight = link.received_in_flight.saturating_add(1);
         let number = link.acks.push(id, publish.qos);
-        link.acks.settle(number, ReasonCode::NOT_AUTHORIZED);
+        self.settle_ack(key, number, ReasonCode::NOT_AUTHORIZED);
         self.send_acks(now, key);
     }
 }

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quelea_mqtt::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, Version};
+use quelea_mqtt::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, TopicName, Version};
 
 use crate::envelope::{Claim, Control, Identity, LinkKey, SessionKey};
 use crate::link::{Connecting, LinkState};
@@ -170,6 +170,10 @@ impl Shard {
             self.sessions[session].identity = Arc::clone(&identity);
         }
         match existing {
+            // Its client comes and goes faster than what it publishes is accepted.
+            Some(session) if claiming && self.sessions[session].formers >= self.settings.formers_max => {
+                self.refuse_connect(now, key, ReasonCode::SERVER_BUSY);
+            }
             Some(session) if claiming => self.connected(now, key, session, true),
             None if claiming => {
                 let session = self.open_session(&identity, Presence::Offline { expires: None });
@@ -251,9 +255,11 @@ impl Shard {
         Ok(())
     }
 
+    /// Left out as well for an identifier that makes no topic: one with a wildcard, or one that is too long for it.
     fn response_topic(&self, connecting: &Connecting) -> Option<String> {
-        let root = self.settings.response_root.as_deref().filter(|_| connecting.wants_response_topic);
-        root.map(|root| format!("{root}/{}", connecting.client_id))
+        let root = self.settings.response_root.as_deref().filter(|_| connecting.wants_response_topic)?;
+        let topic = format!("{root}/{}", connecting.client_id);
+        TopicName::new(&topic, usize::MAX).is_ok().then_some(topic)
     }
 
     fn connack<'a>(
@@ -289,10 +295,10 @@ impl Shard {
     /// CONNACK with a reason, if the client has room for it, then the end `[MQTT-3.1.4-6]`.
     pub(super) fn refuse_connect(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
         self.counters.connects_refused += 1;
-        let packet = ConnAck { session_present: false, reason, properties: ConnAckProperties::default() };
+        let packet = ConnAck::refusal(reason);
         let link = &mut self.links[key];
-        if packet.encoded_bytes(link.version) <= link.packet_bytes_max as usize {
-            packet.encode(link.version, link.output.buffer()).expect("a CONNACK of known size");
+        let has_room = packet.encoded_bytes(link.version) <= link.packet_bytes_max as usize;
+        if has_room && packet.encode(link.version, link.output.buffer()).is_ok() {
             self.sent_packet(key);
         }
         self.close_link(now, key, crate::link::CloseHow::Finish);

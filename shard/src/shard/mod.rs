@@ -281,6 +281,9 @@ pub struct Shard {
     pub(crate) peers: Vec<Peer>,
     pub(crate) loopback: VecDeque<Control>,
     pub(crate) tickets: Tickets,
+    /// Publications that were settled while another one was: at most one for each ticket.
+    pub(crate) settled: VecDeque<publish::Settled>,
+    pub(crate) is_settling: bool,
     /// Connections with publications that wait for the other road.
     pub(crate) crossing_links: usize,
     /// Connections whose session waits until their publications are accepted.
@@ -357,6 +360,8 @@ impl Shard {
             peers,
             loopback: VecDeque::new(),
             tickets: Tickets::default(),
+            settled: VecDeque::new(),
+            is_settling: false,
             crossing_links: 0,
             parted_links: 0,
             throttled_links: 0,

@@ -160,7 +160,7 @@ impl Shard {
         if reserved {
             // The broker's own topics are not for clients.
             link.received_in_flight -= u16::from(publish.packet_id.is_some());
-            self.deny_publish(now, key, session, publish);
+            self.deny_publish(now, key, publish);
             return Ok(());
         }
         let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
@@ -176,7 +176,9 @@ impl Shard {
     /// Lets every acknowledgement leave that is settled and has nothing unsettled in front of it.
     pub(super) fn send_acks(&mut self, now: Instant, key: LinkKey) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let Some(session) = link.session() else { return };
+        if link.session().is_none() {
+            return;
+        }
         // A duplicate of what a former connection has sent is acknowledged when that is accepted.
         if link.behind_former {
             return;
@@ -189,9 +191,6 @@ impl Shard {
             };
             if qos == QoS::AtLeastOnce || reason.is_error() {
                 link.received_in_flight = link.received_in_flight.saturating_sub(1);
-            }
-            if qos == QoS::ExactlyOnce && reason.is_error() {
-                self.sessions[session].inbound.on_refused(id);
             }
             if reason == ReasonCode::QUOTA_EXCEEDED && link.version < Version::V5 {
                 // It cannot be told, and an acknowledgement would be a promise.
@@ -224,7 +223,7 @@ impl Shard {
         };
         debug_assert!(publish.qos > QoS::AtMostOnce);
         self.counters.publishes_refused += 1;
-        self.links[key].acks.settle(number, ReasonCode::QUOTA_EXCEEDED);
+        self.settle_ack(key, number, ReasonCode::QUOTA_EXCEEDED);
         self.send_acks(now, key);
         Ok(())
     }

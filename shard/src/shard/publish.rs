@@ -12,7 +12,7 @@
 
 use std::time::Instant;
 
-use quelea_mqtt::{QoS, ReasonCode};
+use quelea_mqtt::{PacketId, QoS, ReasonCode};
 use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, SessionKey, TicketKey};
@@ -24,6 +24,14 @@ use crate::witness::{Subject, Why};
 
 use super::accept::Acceptance;
 use super::{Origin, Shard, Then};
+
+/// A client's publication that is accepted everywhere, or refused.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settled {
+    link: LinkKey,
+    ack: Option<u64>,
+    reason: ReasonCode,
+}
 
 impl Shard {
     /// A client's publication; `ack` is its place among the connection's acknowledgements.
@@ -178,10 +186,26 @@ impl Shard {
     pub(super) fn ticket_accepted(&mut self, now: Instant, key: TicketKey, reason: ReasonCode) {
         let Some((origin, reason)) = self.tickets.on_accepted(key, reason) else { return };
         match origin {
-            Origin::Link { link, ack } => self.publication_settled(now, link, ack, reason),
+            Origin::Link { link, ack } => self.settle_in_turn(now, Settled { link, ack, reason }),
             Origin::Forward { from, ticket } => self.reply_forwarded(from, Accepted { ticket, reason }),
             Origin::Nobody => {}
         }
+    }
+
+    /// One publication's end may bring about another's: its client is cut, what waited for that client's session goes, and
+    /// whoever published that may be next. Those come one after the other, not one inside the other: of such ends there may
+    /// be as many as there are clients.
+    fn settle_in_turn(&mut self, now: Instant, first: Settled) {
+        if self.is_settling {
+            return self.settled.push_back(first);
+        }
+        self.is_settling = true;
+        let mut next = Some(first);
+        while let Some(Settled { link, ack, reason }) = next {
+            self.publication_settled(now, link, ack, reason);
+            next = self.settled.pop_front();
+        }
+        self.is_settling = false;
     }
 
     /// A client's publication is accepted everywhere: its acknowledgement may leave, and perhaps the road is free.
@@ -194,11 +218,35 @@ impl Shard {
             self.relieved_links.push(key);
         }
         if let Some(number) = ack {
-            link.acks.settle(number, reason);
+            self.settle_ack(key, number, reason);
             self.send_acks(now, key);
         }
         if has_followers {
             self.publish_deferred(now, key);
+        }
+    }
+
+    /// Enters what a publication's acknowledgement is to say. If that is a refusal of QoS 2, its identifier is free from now
+    /// on: the connection may end before the PUBREC leaves, and what its client sends again is a new publication then.
+    pub(super) fn settle_ack(&mut self, key: LinkKey, number: u64, reason: ReasonCode) {
+        if let Some(id) = self.links[key].acks.settle(number, reason) {
+            self.forget_refused(key, id, reason);
+        }
+    }
+
+    /// A repetition that has come by a later connection meanwhile was taken for one of a received publication: it is refused
+    /// as that was.
+    #[cold]
+    fn forget_refused(&mut self, key: LinkKey, id: PacketId, reason: ReasonCode) {
+        let link = &self.links[key];
+        let mut next = link.next;
+        let Some(session) = link.session().or(link.former) else { return };
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.inbound.on_refused(id);
+        }
+        while let Some(link) = next.and_then(|next| self.links.get_mut(next)) {
+            link.acks.refuse_repeated(id, reason);
+            next = link.next;
         }
     }
 
@@ -211,43 +259,58 @@ impl Shard {
             link.former = Some(session_key);
             self.parted_links += 1;
             session.former = Some(key);
+            session.formers += 1;
         }
     }
 
-    /// The publications of a former connection are accepted: the next one's may go, or the session itself.
-    fn former_settled(&mut self, now: Instant, key: LinkKey, session_key: SessionKey) {
-        if let Some(next) = self.links[key].next.filter(|next| self.links.contains_key(*next)) {
+    /// The publications of a former connection are accepted: the session may go, or those of its next connection, which is
+    /// returned.
+    fn former_settled(&mut self, now: Instant, key: LinkKey, session_key: SessionKey) -> Option<LinkKey> {
+        let next = self.links[key].next.filter(|next| self.links.contains_key(*next));
+        if let Some(next) = next {
             self.links[next].behind_former = false;
             self.send_acks(now, next);
-            self.publish_deferred(now, next);
         }
-        if let Some(session) = self.sessions.get_mut(session_key)
-            && session.former == Some(key)
-        {
-            session.former = None;
-            self.finish_move_if_marked(now, session_key);
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.formers -= 1;
+            if session.former == Some(key) {
+                session.former = None;
+                self.finish_move_if_marked(now, session_key);
+            }
+        }
+        next
+    }
+
+    /// A road may be free: what waits for it goes, and then what the session's next connections have published behind it.
+    fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+        let mut next = Some(key);
+        while let Some(key) = next {
+            next = self.publish_deferred_of(now, key);
         }
     }
 
-    fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+    /// The same for one connection. Returns the one that was behind it, if that waits for it no longer.
+    fn publish_deferred_of(&mut self, now: Instant, key: LinkKey) -> Option<LinkKey> {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
-        let Some(link) = self.links.get_mut(key) else { return };
+        let link = self.links.get_mut(key)?;
+        let mut next = None;
         if !link.has_unsettled()
             && let Some(session) = link.former.take()
         {
             self.parted_links -= 1;
-            self.former_settled(now, key, session);
+            next = self.former_settled(now, key, session);
         }
-        let Some(link) = self.links.get(key) else { return };
+        let Some(link) = self.links.get(key) else { return next };
         if matches!(link.state, LinkState::Gone) && link.deferred.is_empty() && link.former.is_none() {
             self.drop_link(key);
-            return;
+            return next;
         }
         let has_crossed = link.deferred.is_empty() && (link.input_ended || !link.input.is_empty());
         if (was_held && !link.is_held()) || has_crossed {
             self.relieved_links.push(key);
         }
+        next
     }
 
     /// Publishes what was deferred, up to the first that has to wait for the other road again.
@@ -275,7 +338,7 @@ impl Shard {
                     self.relieved_links.push(key);
                 }
                 if let Some(number) = next.ack {
-                    link.acks.settle(number, reason);
+                    self.settle_ack(key, number, reason);
                     self.send_acks(now, key);
                 }
             }

@@ -227,3 +227,52 @@ fn a_client_that_asks_is_told_its_response_topic() {
         bed.reset(client);
     }
 }
+
+#[test]
+fn what_comes_before_connect_is_no_connect_whatever_it_looks_like() {
+    // A PUBLISH to the topic `MQTT`, whose property section of five bytes passes for the level of MQTT 5, and whose topic
+    // alias is 0.
+    let publish = [0x30, 0x0C, 0, 4, b'M', b'Q', b'T', b'T', 5, 0x23, 0, 0, 1, 0];
+    for first in (0..=255).filter(|first| first >> 4 != 1) {
+        let mut bed = Bed::new(1);
+        let mut packet = publish;
+        packet[0] = first;
+        let stranger = bed.open(0);
+        bed.send(stranger, &packet);
+        assert!(bed.is_closed(stranger), "{first:#04x}");
+        assert_eq!(bed.take(stranger), [""; 0], "{first:#04x}: nothing may be said before CONNACK");
+        bed.client(0, "next");
+    }
+}
+
+#[test]
+fn an_authenticator_may_refuse_with_any_reason() {
+    for (refusal, said) in
+        [(|_: &_| refused(0x94), "0x80"), (|_: &_| refused(0), "0x80"), (|_: &_| refused(0x8B), "0x88")]
+            as [(fn(&quelea_shard::Work) -> quelea_shard::Completion, &str); 3]
+    {
+        let mut bed = Bed::new(1);
+        bed.policy = refusal;
+        let client = bed.connect(0, &v5("a"));
+        assert_eq!(bed.take(client), [format!("CONNACK {said} present=0")]);
+        assert!(bed.is_closed(client));
+    }
+}
+
+fn refused(code: u8) -> quelea_shard::Completion {
+    quelea_shard::Completion::Authenticated(Err(ReasonCode::from_u8(code)))
+}
+
+#[test]
+fn an_identifier_that_makes_no_topic_gets_no_response_topic() {
+    let settings = quelea_shard::Settings { response_root: Some("answers".into()), ..Default::default() };
+    for id in ["i".repeat(65_535), "i".repeat(65_528), "a/+".into(), "#".into()] {
+        let mut bed = Bed::with(1, &settings);
+        let client = bed.connect(0, &Connect { request_response_information: Some(true), ..v5(&id) });
+        let said = bed.take_bytes(client);
+        let limits = quelea_mqtt::Limits::default();
+        let packet = quelea_mqtt::decode(&said, Version::V5, quelea_mqtt::Sender::Server, &limits);
+        let Ok(quelea_mqtt::Packet::ConnAck(connack)) = packet else { panic!("{packet:?}") };
+        assert_eq!((connack.reason, connack.properties.response_information), (ReasonCode::SUCCESS, None));
+    }
+}

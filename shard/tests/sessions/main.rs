@@ -3,6 +3,7 @@
 mod across;
 mod authorize;
 mod bed;
+mod chains;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod connect;

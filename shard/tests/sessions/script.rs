@@ -7,8 +7,9 @@
 //!
 //! ```text
 //!   step:   kkkk..cc  nnnnnnnn  data      kkkk: what happens   cc: which client
-//!   0 to 4  a packet: type and flags from the first byte of n bytes of data, the others behind a correct length
-//!   5, 6    n bytes as they are
+//!   0 to 4  a packet: type and flags from the first byte of n bytes of data, the others behind a correct length; on a new
+//!           connection if there is none, before any CONNECT
+//!   5, 6    n bytes as they are; likewise
 //!   7 to 9  CONNECT of MQTT 5, 3.1.1, 3.1: identifier, flags and limits drawn from n; a new connection if there is one
 //!   10      the connection is reset      11  the client ends its side      12, 13  it stops reading, or reads again
 //!   14      n seconds pass               15  n² minutes pass
@@ -84,14 +85,13 @@ fn step(
     bytes: &[u8],
 ) {
     match (kind, clients[at]) {
-        (0..=4, Some(said)) => {
-            let Some((first, body)) = bytes.split_first() else { return };
-            bed.send(said.client, &framed(*first, body));
-        }
-        (5 | 6, said) => {
+        (0..=6, said) => {
             let client = said.map_or_else(|| bed.open(at % shards), |said| said.client);
             clients[at] = said.or(Some(Said { client, limits: None, stalled: false }));
-            bed.send(client, bytes);
+            match bytes.split_first() {
+                Some((first, body)) if kind <= 4 => bed.send(client, &framed(*first, body)),
+                _ => bed.send(client, bytes),
+            }
         }
         (7..=9, said) => {
             if let Some(said) = said {
@@ -128,12 +128,17 @@ fn connect(version: u8, n: u8) -> (Vec<u8>, (Version, usize)) {
         _ => (Version::V31, b"\0\x06MQIsdp\x03", n & 1),
     };
     let will = n >> 5 & 1;
+    // As long as an identifier can be, of a client that asks for a response topic.
+    let is_long = n >= 0xFC;
     let mut body = start.to_vec();
     body.push(clean << 1 | will << 2 | (will & n >> 4) << 5);
     body.extend_from_slice(&[0, if n & 0x40 != 0 { 30 } else { 0 }]);
     let mut packet_max = usize::MAX;
     if version == Version::V5 {
         let mut properties = vec![0x11, 0, 0, n, 0];
+        if is_long && n & 2 == 0 {
+            properties.extend_from_slice(&[0x19, 1]);
+        }
         if n & 2 != 0 {
             packet_max = 40;
             properties.extend_from_slice(&[0x27, 0, 0, 0, 40, 0x21, 0, 1, 0x19, 1]);
@@ -144,7 +149,12 @@ fn connect(version: u8, n: u8) -> (Vec<u8>, (Version, usize)) {
         body.push(properties.len() as u8);
         body.extend_from_slice(&properties);
     }
-    body.extend_from_slice(&[0, 1, b'a' + n % 3]);
+    if is_long {
+        body.extend_from_slice(&[0xFF, 0xFF]);
+        body.resize(body.len() + 0xFFFF, b'a' + n % 3);
+    } else {
+        body.extend_from_slice(&[0, 1, b'a' + n % 3]);
+    }
     if will == 1 {
         let properties: &[u8] = if version == Version::V5 { &[5, 0x18, 0, 0, 0, 20] } else { &[] };
         body.extend_from_slice(properties);
@@ -154,10 +164,13 @@ fn connect(version: u8, n: u8) -> (Vec<u8>, (Version, usize)) {
 }
 
 fn framed(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut packet = vec![first, (body.len() & 0x7F) as u8 | if body.len() > 0x7F { 0x80 } else { 0 }];
-    if body.len() > 0x7F {
-        packet.push((body.len() >> 7) as u8);
+    let mut packet = vec![first];
+    let mut left = body.len();
+    while left > 0x7F {
+        packet.push(left as u8 | 0x80);
+        left >>= 7;
     }
+    packet.push(left as u8);
     packet.extend_from_slice(body);
     packet
 }
@@ -233,7 +246,7 @@ mod tests {
             }
             for _ in 0..author.random.usize(4..60) {
                 let client = author.random.u8(0..4);
-                match author.random.u8(0..40) {
+                match author.random.u8(0..41) {
                     0 => author.connect(client),
                     1..=3 => author.subscribe(client),
                     4..=16 => author.publish(client),
@@ -243,6 +256,7 @@ mod tests {
                         author.input.extend_from_slice(&step);
                     }
                     38 => author.packet(client, 0xC0, &[]),
+                    39 => author.stranger(client),
                     _ => {
                         let noise = [
                             author.random.u8(..) << 4 | client,
@@ -277,6 +291,16 @@ mod tests {
         /// Where MQTT 5 has properties: none.
         fn none(&self, client: u8) -> &'static [u8] {
             if self.five[usize::from(client)] { &[0] } else { &[] }
+        }
+
+        /// A new connection whose first packet begins as a CONNECT does, and is of any type.
+        fn stranger(&mut self, client: u8) {
+            self.input.extend_from_slice(&[10 << 4 | client, 0]);
+            let first = self.random.choice([0x10, 0x30, 0x32, 0x62, 0x82, 0xA2, 0xE0, 0xF0]).expect("some");
+            let id = self.random.choice([0x11, 0x17, 0x19, 0x21, 0x22, 0x23, 0x27]).expect("some");
+            let behind = [id, 0, self.random.u8(0..2), self.random.u8(0..2), self.random.u8(0..2)];
+            let level = [self.random.u8(3..7)];
+            self.packet(client, first, &[b"\0\x04MQTT", &level, &behind]);
         }
 
         fn subscribe(&mut self, client: u8) {
