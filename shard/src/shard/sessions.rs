@@ -152,16 +152,19 @@ impl Shard {
 
     /// Takes all of a session's filters out of the routing, and gives back what belongs to groups.
     pub(super) fn unsubscribe_all(&mut self, key: SessionKey) {
+        let mut groups = Vec::new();
         for text in core::mem::take(&mut self.sessions[key].subscriptions).into_keys() {
             self.budget.recharge(super::subscribe::subscription_bytes(&text), 0);
-            if self.leave_group(key, &text) {
-                self.counters.subscriptions -= 1;
-                continue;
-            }
             let parsed =
                 SubscribeFilter::parse(&text, usize::MAX).expect("checked when it was subscribed to");
-            self.remove_filter(parsed.filter, Subscriber::Session(key));
+            if parsed.group.is_some() {
+                self.counters.subscriptions -= 1;
+                groups.push(text);
+            } else {
+                self.remove_filter(parsed.filter, Subscriber::Session(key));
+            }
         }
+        self.leave_groups(key, &groups);
     }
 
     /// A client takes the session over, or opens it.
