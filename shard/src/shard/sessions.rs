@@ -4,14 +4,14 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quelea_mqtt::{ReasonCode, SubscribeFilter};
+use quelea_mqtt::ReasonCode;
 
 use crate::envelope::{Control, Identity, LinkKey, SessionKey};
 use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
 use crate::witness::{Subject, Why};
 
-use super::{Origin, Shard, Subscriber};
+use super::{Origin, Shard};
 
 /// What a connection's end means for its Will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,23 +148,6 @@ impl Shard {
                 self.end_session(now, key);
             }
         }
-    }
-
-    /// Takes all of a session's filters out of the routing, and gives back what belongs to groups.
-    pub(super) fn unsubscribe_all(&mut self, key: SessionKey) {
-        let mut groups = Vec::new();
-        for text in core::mem::take(&mut self.sessions[key].subscriptions).into_keys() {
-            self.budget.recharge(super::subscribe::subscription_bytes(&text), 0);
-            let parsed =
-                SubscribeFilter::parse(&text, usize::MAX).expect("checked when it was subscribed to");
-            if parsed.group.is_some() {
-                self.counters.subscriptions -= 1;
-                groups.push(text);
-            } else {
-                self.remove_filter(parsed.filter, Subscriber::Session(key));
-            }
-        }
-        self.leave_groups(key, &groups);
     }
 
     /// A client takes the session over, or opens it.

@@ -16,6 +16,7 @@ use crate::envelope::{Control, LinkKey, Member, SessionKey};
 use crate::session::{Replay, Session, Subscription};
 
 use super::interest::Barrier;
+use super::work::FILTER_WORK;
 use super::{Shard, Subscriber};
 
 /// A SUBACK or UNSUBACK that waits.
@@ -47,6 +48,7 @@ impl Shard {
     ) {
         let mut answer = PendingAnswer::new(SubAckKind::SubAck, packet.packet_id);
         for (at, requested) in packet.filters().enumerate() {
+            self.work += FILTER_WORK;
             let reason = match allowed.get(at) {
                 Some(false) | None => {
                     self.counters.denied += 1;
@@ -195,6 +197,7 @@ impl Shard {
         let mut answer = PendingAnswer::new(SubAckKind::UnsubAck, packet.packet_id);
         let mut groups = Vec::new();
         for (text, filter) in packet.filters() {
+            self.work += FILTER_WORK;
             let reason = match filter {
                 Err(error) => error.reason_code(),
                 Ok(filter) => self.unsubscribe_one(session, text.into(), filter, &mut groups),

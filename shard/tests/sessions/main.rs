@@ -12,3 +12,4 @@ mod retained;
 mod script;
 mod share;
 mod slow;
+mod work;
