@@ -17,7 +17,7 @@ use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput};
 use quelea_mqtt::{TopicFilter, TopicName};
 use quelea_router::{
-    FilterTrie, Interest, Mailbox, MeshConfig, RetainedLimits, RetainedStore, ShardId, mesh,
+    FilterTrie, Interest, Mailbox, MeshConfig, RetainedLimits, RetainedStore, ShardId, WalkBudget, mesh,
 };
 
 const FILTERS: usize = 1_000_000;
@@ -241,10 +241,15 @@ fn bench_retained(c: &mut Criterion<ThreadTime>) {
         let mut after = None;
         group.bench_function(name, |b| {
             b.iter(|| {
-                after = store.walk(filter(text), after.as_deref(), 1_000, |_, message| {
-                    black_box(message);
-                    true
-                });
+                after = store.walk(
+                    filter(text),
+                    after.as_deref(),
+                    &mut WalkBudget::steps(1_000),
+                    |_, message| {
+                        black_box(message);
+                        true
+                    },
+                );
             });
         });
     }

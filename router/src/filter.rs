@@ -124,13 +124,17 @@ impl<K: Copy + Eq + Hash, V> FilterTrie<K, V> {
     }
 
     /// Calls `f` with every (filter, key) whose filter matches `topic`; a key that matches by several filters
-    /// comes several times. The order is fixed by the order of past calls.
+    /// comes several times. The order is fixed by the order of past calls. Returned is the work that it was: nodes
+    /// visited and entries found.
     #[inline]
-    pub fn for_each_match(&self, topic: TopicName<'_>, mut f: impl FnMut(K, &V)) {
+    pub fn for_each_match(&self, topic: TopicName<'_>, mut f: impl FnMut(K, &V)) -> usize {
+        let mut found = 0;
         if let Some(id) = self.find_exact(topic.as_str()) {
-            self.for_each_entry(id, &mut f);
+            found += self.for_each_entry(id, &mut f);
         }
-        self.wildcard.for_each_match(topic.as_str(), |id| self.for_each_entry(id, &mut f));
+        let visited =
+            self.wildcard.for_each_match(topic.as_str(), |id| found += self.for_each_entry(id, &mut f));
+        visited + found
     }
 
     /// The handle of `filter`, if anyone subscribes to it.
@@ -160,10 +164,12 @@ impl<K: Copy + Eq + Hash, V> FilterTrie<K, V> {
     }
 
     #[inline]
-    fn for_each_entry(&self, id: u32, f: &mut impl FnMut(K, &V)) {
-        for (key, value) in self.filters[id].entries.as_slice() {
+    fn for_each_entry(&self, id: u32, f: &mut impl FnMut(K, &V)) -> usize {
+        let entries = self.filters[id].entries.as_slice();
+        for (key, value) in entries {
             f(*key, value);
         }
+        entries.len()
     }
 
     fn find(&self, filter: TopicFilter<'_>) -> Option<u32> {

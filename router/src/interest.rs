@@ -94,8 +94,13 @@ impl Interest {
 
     /// The shards that announced a filter which matches `topic`; with a fingerprint's collision, seldom enough,
     /// a shard too many, never one too few.
-    #[inline]
     pub fn shards(&self, topic: TopicName<'_>) -> ShardSet {
+        self.shards_and_work(topic).0
+    }
+
+    /// The same, and how many nodes were visited for it.
+    #[inline]
+    pub fn shards_and_work(&self, topic: TopicName<'_>) -> (ShardSet, usize) {
         let mut shards = ShardSet::EMPTY;
         if !self.exact.is_empty() {
             let fingerprint = self.hash.text(topic.as_str().as_bytes());
@@ -103,8 +108,10 @@ impl Interest {
                 shards = self.sets.get(exact.shards);
             }
         }
-        self.wildcard.for_each_match(topic.as_str(), |id| shards = shards.union(self.sets.get(Shards(id))));
-        shards
+        let visited = self
+            .wildcard
+            .for_each_match(topic.as_str(), |id| shards = shards.union(self.sets.get(Shards(id))));
+        (shards, visited)
     }
 
     /// Filters that someone announced, fingerprints that are equal counted once.

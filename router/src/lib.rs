@@ -48,7 +48,7 @@ pub use filter::{FilterId, FilterTrie, Inserted, Removed};
 pub use interest::Interest;
 pub use mailbox::{Doorbells, Mailbox, MeshConfig, mesh};
 pub use placement::{group_owner, home, partition};
-pub use retained::{RetainedFull, RetainedLimits, RetainedStore};
+pub use retained::{RetainedFull, RetainedLimits, RetainedStore, WalkBudget};
 pub use shards::{SHARDS_MAX, ShardId, ShardSet};
 pub use share::{Seq, ShareFull, ShareGroup, ShareLimits};
 pub use sleep::{Mail, Sleep, SleepFlags};

@@ -113,17 +113,20 @@ impl Paths {
 
     /// Calls `f` with the value of every filter that matches `topic`, once each, and perhaps with others.
     ///
-    /// Filters that begin with a wildcard do not match topics that begin with `$` `[MQTT-4.7.2-1]`.
-    pub(crate) fn for_each_match(&self, topic: &str, mut f: impl FnMut(u32)) {
+    /// Filters that begin with a wildcard do not match topics that begin with `$` `[MQTT-4.7.2-1]`. Returned is how
+    /// many nodes were looked for.
+    pub(crate) fn for_each_match(&self, topic: &str, mut f: impl FnMut(u32)) -> usize {
         if self.filters == 0 {
-            return;
+            return 0;
         }
         let topic = topic.as_bytes();
         let dollar = topic.first() == Some(&b'$');
         // As in the trie with text: the literal child at once, `+` later, one place per level.
         let mut later: SmallVec<[(u64, u32); LEVELS_INLINE]> = SmallVec::new();
         let mut next = Some((ROOT, 0));
+        let mut visited = 0;
         while let Some((path, begin)) = next.take().or_else(|| later.pop()) {
+            visited += 1;
             let Some(node) = self.find(path) else { continue };
             let wild = begin > 0 || !dollar;
             if node.rest != NONE && wild {
@@ -144,6 +147,7 @@ impl Paths {
                 next = Some((fold(path, self.hash.text(level)), begin_next));
             }
         }
+        visited
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -41,6 +41,32 @@ pub struct RetainedLimits {
     pub bytes_max: usize,
 }
 
+/// How far a walk may go: it ends with the topic that uses up either. What is left can be read after it.
+///
+/// Bytes are those of the topics looked at. Each is compared, and copied once or twice, so a thousand topics of 64 KB
+/// are a thousand times the work of a thousand short ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalkBudget {
+    /// Topics to look at, matching or not; above 0 at the start.
+    pub steps: usize,
+    /// Bytes of these topics. The first topic is looked at, however long it is.
+    pub bytes: usize,
+}
+
+impl WalkBudget {
+    /// As many topics as this, however long.
+    pub const fn steps(steps: usize) -> Self {
+        Self { steps, bytes: usize::MAX }
+    }
+
+    /// Takes one topic off; whether another may be looked at.
+    fn spend(&mut self, topic_bytes: usize) -> bool {
+        self.steps -= 1;
+        self.bytes = self.bytes.saturating_sub(topic_bytes);
+        self.steps > 0 && self.bytes > 0
+    }
+}
+
 /// Why a message was not retained; the store is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetainedFull {
@@ -124,26 +150,25 @@ impl<M> RetainedStore<M> {
     }
 
     /// Visits messages whose topic matches `filter`, in the order of topics, strictly after `after` (`None`:
-    /// from the start), and looks at no more than `steps_max` topics, matching or not.
+    /// from the start), and looks at no more topics than `budget` has, matching or not.
     ///
     /// `visit` returns false to end the call; the message it was given counts as visited. Returned is the
     /// topic to give as `after` next time, or `None` when nothing is left to look at. `after` need not be in
-    /// the store any more. `steps_max` must be above 0.
+    /// the store any more. The budget must have a step.
     pub fn walk(
         &self,
         filter: TopicFilter<'_>,
         after: Option<&str>,
-        steps_max: usize,
+        budget: &mut WalkBudget,
         mut visit: impl FnMut(TopicName<'_>, &M) -> bool,
     ) -> Option<Box<str>> {
-        assert!(steps_max > 0, "a walk without steps does not end");
+        assert!(budget.steps > 0, "a walk without steps does not end");
         let filter = Pattern::new(filter);
         let mut text = String::new();
         let mut next = match after {
             Some(after) => filter.next_after(Key::of(after)),
             None => filter.first(),
         };
-        let mut steps = 0;
         loop {
             let bounds = match &next {
                 Next::Nothing => return None,
@@ -153,8 +178,8 @@ impl<M> RetainedStore<M> {
             let mut jump = None;
             // As long as topics match, the iterator goes on by itself; a jump begins a new range.
             for (key, retained) in self.messages.range::<[u8], _>(bounds) {
-                steps += 1;
-                let goes_on = match filter.judge(key) {
+                let may_go_on = budget.spend(key.len());
+                let wants_more = match filter.judge(key) {
                     Judgement::Match => visit(topic(key, &mut text), &retained.message),
                     Judgement::Jump(Next::Nothing) => return None,
                     Judgement::Jump(next) => {
@@ -162,7 +187,7 @@ impl<M> RetainedStore<M> {
                         true
                     }
                 };
-                if steps == steps_max || !goes_on {
+                if !may_go_on || !wants_more {
                     return Some(topic(key, &mut text).as_str().into());
                 }
                 if jump.is_some() {
@@ -174,22 +199,22 @@ impl<M> RetainedStore<M> {
     }
 
     /// Visits every message, whatever its topic, in the order of topics, strictly after `after` (`None`: from the
-    /// start), at most `steps_max` of them. Returned is the topic to give as `after` next time, or `None` when nothing
+    /// start), as many as `budget` has steps and bytes for. Returned is the topic to give as `after` next time, or `None` when nothing
     /// is left.
     pub fn walk_all(
         &self,
         after: Option<&str>,
-        steps_max: usize,
+        mut budget: WalkBudget,
         mut visit: impl FnMut(TopicName<'_>, &M),
     ) -> Option<Box<str>> {
-        assert!(steps_max > 0, "a walk without steps does not end");
+        assert!(budget.steps > 0, "a walk without steps does not end");
         let mut text = String::new();
         let after = after.map(Key::of);
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        for (steps, (key, retained)) in self.messages.range::<[u8], _>((from, Bound::Unbounded)).enumerate() {
+        for (key, retained) in self.messages.range::<[u8], _>((from, Bound::Unbounded)) {
             let topic = topic(key, &mut text);
             visit(topic, &retained.message);
-            if steps + 1 == steps_max {
+            if !budget.spend(key.len()) {
                 return Some(topic.as_str().into());
             }
         }

@@ -26,6 +26,8 @@ use std::fmt;
 pub struct ShareGroup<K, M, V = ()> {
     limits: ShareLimits,
     members: BTreeMap<K, Member<V>>,
+    /// How many of them are online: asked at every publication, so it is not counted then.
+    online: usize,
     /// Members that can take a message, the next one first.
     ready: BTreeSet<Turn<K>>,
     waiting: BTreeMap<Seq, Waiting<M>>,
@@ -79,6 +81,7 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
         Self {
             limits,
             members: BTreeMap::new(),
+            online: 0,
             ready: BTreeSet::new(),
             waiting: BTreeMap::new(),
             bytes: 0,
@@ -93,10 +96,14 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
         self.unready(key);
         let last_turn = self.turn();
         let (old, in_flight, last_turn) = match self.members.remove(&key) {
-            Some(old) => (Some(old.options), old.in_flight, old.last_turn),
+            Some(old) => {
+                self.online -= usize::from(old.online);
+                (Some(old.options), old.in_flight, old.last_turn)
+            }
             None => (None, 0, last_turn),
         };
         self.members.insert(key, Member { options, credit, in_flight, online: true, last_turn });
+        self.online += 1;
         self.ready(key);
         old
     }
@@ -105,7 +112,9 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
     /// or after.
     pub fn leave(&mut self, key: K) -> Option<V> {
         self.unready(key);
-        self.members.remove(&key).map(|member| member.options)
+        let member = self.members.remove(&key)?;
+        self.online -= usize::from(member.online);
+        Some(member.options)
     }
 
     /// A member can take `more_credit` messages more, as many of those it had in flight being done with.
@@ -127,6 +136,10 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
             member.online = online;
             member.credit = 0;
             member.in_flight = 0;
+            match online {
+                true => self.online += 1,
+                false => self.online -= 1,
+            }
         }
         self.ready(key);
     }
@@ -183,9 +196,14 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
         self.members.iter().map(|(key, member)| (*key, &member.options))
     }
 
+    /// Members whose client is connected. A number that is kept, however many members there are.
+    pub fn online(&self) -> usize {
+        self.online
+    }
+
     /// Whether any member's client is connected.
     pub fn has_online(&self) -> bool {
-        self.members.values().any(|member| member.online)
+        self.online > 0
     }
 
     /// Whether nobody is a member: the group can go, and what waits in it with it.

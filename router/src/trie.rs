@@ -114,10 +114,11 @@ impl Trie {
 
     /// Calls `f` with the value of every filter that matches `topic`, once each.
     ///
-    /// Filters that begin with a wildcard do not match topics that begin with `$` `[MQTT-4.7.2-1]`.
-    pub(crate) fn for_each_match(&self, topic: &str, mut f: impl FnMut(u32)) {
+    /// Filters that begin with a wildcard do not match topics that begin with `$` `[MQTT-4.7.2-1]`. Returned is how
+    /// many nodes were visited.
+    pub(crate) fn for_each_match(&self, topic: &str, mut f: impl FnMut(u32)) -> usize {
         if self.filters == 0 {
-            return;
+            return 0;
         }
         let topic = topic.as_bytes();
         let dollar = topic.first() == Some(&b'$');
@@ -125,7 +126,9 @@ impl Trie {
         // level is named by where it begins in the topic; behind the end there is none.
         let mut later: SmallVec<[(u32, u32); LEVELS_INLINE]> = SmallVec::new();
         let mut next = Some((ROOT, 0));
+        let mut visited = 0;
         while let Some((id, begin)) = next.take().or_else(|| later.pop()) {
+            visited += 1;
             let node = &self.nodes[id];
             let wild = begin > 0 || !dollar;
             if node.rest != NONE && wild {
@@ -144,6 +147,7 @@ impl Trie {
             }
             next = self.child(node, id, level).map(|child| (child, begin_next));
         }
+        visited
     }
 
     pub(crate) fn bytes(&self) -> usize {

@@ -272,3 +272,17 @@ fn equal_hashes_are_told_apart() {
         assert_eq!(matches(&trie, &exact), [(1, at)]);
     }
 }
+
+#[test]
+fn matching_says_how_much_work_it_was() {
+    let mut trie = FilterTrie::new(1);
+    // All filters of eight levels, each `a` or `+`: 256 match, all but one by a tree of 510 nodes.
+    for choice in 0..256_u32 {
+        let levels: Vec<_> = (0..8).map(|at| if choice >> at & 1 == 1 { "+" } else { "a" }).collect();
+        trie.insert(TopicFilter::new(&levels.join("/"), usize::MAX).expect("a filter"), choice, ());
+    }
+    let topic = TopicName::new("a/a/a/a/a/a/a/a", usize::MAX).expect("a topic");
+    let mut matches = 0;
+    assert_eq!(trie.for_each_match(topic, |_, ()| matches += 1), 256 + 510);
+    assert_eq!(matches, 256);
+}

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use quelea_mqtt::{TopicFilter, TopicName};
 use quelea_router::retained::ENTRY_BYTES;
-use quelea_router::{RetainedFull, RetainedLimits, RetainedStore, partition};
+use quelea_router::{RetainedFull, RetainedLimits, RetainedStore, WalkBudget, partition};
 
 const ROOMY: RetainedLimits = RetainedLimits { messages_max: 1_000_000, bytes_max: usize::MAX };
 
@@ -28,7 +28,7 @@ fn store(topics: impl IntoIterator<Item = impl AsRef<str>>) -> RetainedStore<u32
 /// All topics of a walk that is not interrupted.
 fn walk_all(store: &RetainedStore<u32>, text: &str) -> Vec<String> {
     let mut seen = Vec::new();
-    let rest = store.walk(filter(text), None, usize::MAX, |topic, _| {
+    let rest = store.walk(filter(text), None, &mut WalkBudget::steps(usize::MAX), |topic, _| {
         seen.push(topic.as_str().to_owned());
         true
     });
@@ -104,7 +104,7 @@ proptest! {
         let mut after: Option<Box<str>> = None;
         for change in changes.iter().cycle() {
             let mut visits = 0;
-            let next = store.walk(filter(&wanted), after.as_deref(), change.steps_max, |topic, message| {
+            let next = store.walk(filter(&wanted), after.as_deref(), &mut WalkBudget::steps(change.steps_max), |topic, message| {
                 assert!(filter(&wanted).matches(topic));
                 assert_eq!(model.get(topic.as_str()), Some(message));
                 seen.push(topic.as_str().to_owned());
@@ -170,7 +170,7 @@ proptest! {
 fn steps(store: &RetainedStore<u32>, text: &str) -> usize {
     let (mut steps, mut after) = (0, None);
     loop {
-        after = store.walk(filter(text), after.as_deref(), 1, |_, _| true);
+        after = store.walk(filter(text), after.as_deref(), &mut WalkBudget::steps(1), |_, _| true);
         if after.is_none() {
             return steps;
         }
@@ -200,19 +200,44 @@ fn a_call_is_bounded_even_where_nothing_matches() {
     let store = store((0..10_000).map(|i| format!("{i:05}/a")));
     let mut after = None;
     for _ in 0..100 {
-        after = store.walk(filter("+/b"), after.as_deref(), 10, |_, _| unreachable!("nothing matches"));
+        after = store.walk(filter("+/b"), after.as_deref(), &mut WalkBudget::steps(10), |_, _| {
+            unreachable!("nothing matches")
+        });
         assert!(after.is_some());
     }
     assert_eq!(after.as_deref(), Some("00999/a"));
 }
 
 #[test]
+fn a_call_is_bounded_by_the_bytes_of_what_it_looks_at() {
+    let long = "p".repeat(60_000);
+    let store = store((0..100).map(|i| format!("{long}{i:04}")));
+    let (mut after, mut calls, mut steps) = (None, 0, 0);
+    loop {
+        let mut budget = WalkBudget { steps: 1_000, bytes: 100_000 };
+        after =
+            store.walk(filter("+/x"), after.as_deref(), &mut budget, |_, _| unreachable!("nothing matches"));
+        let looked_at = 1_000 - budget.steps;
+        assert!(looked_at <= 2, "{looked_at} topics of 60 KB");
+        (calls, steps) = (calls + 1, steps + looked_at);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((calls, steps), (50, 100));
+    // A topic that is longer than the budget is looked at all the same.
+    let mut budget = WalkBudget { steps: 1_000, bytes: 1 };
+    let after = store.walk(filter("#"), None, &mut budget, |_, _| true);
+    assert_eq!((after.map(|after| after.len()), budget), (Some(60_004), WalkBudget { steps: 999, bytes: 0 }));
+}
+
+#[test]
 fn the_message_that_ends_a_call_counts_as_visited() {
     let store = store(["a", "b"]);
-    let after = store.walk(filter("#"), None, 10, |_, _| false);
+    let after = store.walk(filter("#"), None, &mut WalkBudget::steps(10), |_, _| false);
     assert_eq!(after.as_deref(), Some("a"));
     let mut seen = Vec::new();
-    let after = store.walk(filter("#"), after.as_deref(), 10, |topic, _| {
+    let after = store.walk(filter("#"), after.as_deref(), &mut WalkBudget::steps(10), |topic, _| {
         seen.push(topic.as_str().to_owned());
         true
     });
@@ -226,7 +251,9 @@ fn a_walk_over_everything_leaves_nothing_out() {
     for steps in 1..=6 {
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            after = store.walk_all(after.as_deref(), steps, |topic, _| seen.push(topic.as_str().to_owned()));
+            after = store.walk_all(after.as_deref(), WalkBudget::steps(steps), |topic, _| {
+                seen.push(topic.as_str().to_owned())
+            });
             if after.is_none() {
                 break;
             }

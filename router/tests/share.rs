@@ -174,6 +174,8 @@ impl Run {
         assert_eq!(self.group.bytes(), self.waiting.values().map(|(_, bytes)| bytes).sum::<usize>());
         assert!(self.group.members().map(|(key, _)| key).eq(self.members.keys().copied()));
         assert_eq!(self.group.is_empty(), self.members.is_empty());
+        assert_eq!(self.group.online(), self.members.values().filter(|member| member.online).count());
+        assert_eq!(self.group.has_online(), self.members.values().any(|member| member.online));
         // Everything accepted is in exactly one place.
         let mut places: Vec<u64> = self.ended.iter().copied().collect();
         places.extend(self.waiting.values().map(|(id, _)| *id));

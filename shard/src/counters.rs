@@ -54,6 +54,10 @@ pub enum Kind {
 counters! {
     #[doc = "Connections open now."]
     links: Gauge,
+    #[doc = "Nodes visited, subscribers found, topics looked at: what turns are measured by."]
+    work_units: Counter,
+    #[doc = "Times that packets of a connection waited because it, or the turn, had done much work."]
+    links_yielded: Counter,
     #[doc = "Sessions kept now, connected or not."]
     sessions: Gauge,
     #[doc = "Sessions with a client connected now."]

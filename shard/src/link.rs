@@ -201,6 +201,8 @@ pub(crate) struct Link {
     /// Bytes of a packet that is not complete, and everything behind it while packets are held.
     pub(crate) input: BytesMut,
     pub(crate) reading_paused: bool,
+    /// It has had its share of the turn's work: its packets wait for its next.
+    pub(crate) yielded: bool,
     /// The client has ended its side, and packets in front of that are still held.
     pub(crate) input_ended: bool,
     pub(crate) output: Output,
@@ -265,6 +267,7 @@ impl Link {
             armed: None,
             input: BytesMut::new(),
             reading_paused: false,
+            yielded: false,
             input_ended: false,
             output: Output::default(),
             dirty: false,
@@ -292,14 +295,15 @@ impl Link {
         }
     }
 
-    /// Whether received packets are kept back until an answer of another shard or of a side thread is in, or until fewer
-    /// publications wait for their acceptance, fewer subscriptions for the other shards, or for the other road.
+    /// Whether received packets are kept back until the connection's turn, until an answer of another shard or of a side
+    /// thread is in, or until fewer publications wait for their acceptance, fewer subscriptions for the other shards, or for the other road.
     ///
     /// The last only while nothing of QoS 1 or 2 is open: then nothing that this connection waits for can wait for a
     /// full session, and an acknowledgement that lies behind cannot be what a full session waits for. Publications of QoS 0
     /// do wait for full sessions, but only for [`crate::Settings::qos0_patience`].
     pub(crate) fn is_held(&self) -> bool {
         self.asked.is_some()
+            || self.yielded
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
             || self.acks.len() >= self.acks_max
             || self.throttled

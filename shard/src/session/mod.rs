@@ -12,10 +12,14 @@
 //! ```
 
 mod inbound;
+mod memberships;
 mod outbound;
+mod replays;
 
 pub use inbound::{Inbound, PublishVerdict, Released};
+pub use memberships::{GroupPlace, Membership, Memberships};
 pub use outbound::{Discard, Offer, Outbound, OutboundLimits, OutboundSink, Outgoing, Queued};
+pub use replays::{Replay, Replays};
 
 use core::num::NonZeroU32;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,7 +29,7 @@ use std::time::Instant;
 use quelea_mqtt::{QoS, RetainHandling, SubscriptionOptions, Version};
 use quelea_router::{ShardId, ShardSet};
 
-use crate::envelope::{GroupKey, HoldKey, Identity, LinkKey, Match};
+use crate::envelope::{HoldKey, Identity, LinkKey, Match};
 use crate::publication::{Message, Publication, PublisherId};
 
 /// One subscription as the session remembers it.
@@ -94,34 +98,6 @@ pub struct PendingWill {
     pub due: Option<Instant>,
 }
 
-/// Membership in a shared group.
-#[derive(Clone, Debug)]
-pub struct Membership {
-    /// The whole filter, `$share/…`.
-    pub filter: Arc<str>,
-    /// The group's owner.
-    pub owner: ShardId,
-    /// The group, once the owner has answered.
-    pub group: Option<GroupKey>,
-    /// Messages that the owner may still send without asking.
-    pub lent: u32,
-}
-
-/// A subscription whose retained messages are still being fetched, in chunks, partition after partition.
-#[derive(Clone, Debug)]
-pub struct Replay {
-    /// The filter.
-    pub filter: Arc<str>,
-    /// How its messages are delivered.
-    pub subscription: Subscription,
-    /// Partitions not yet complete; the lowest is being read.
-    pub partitions: ShardSet,
-    /// Strictly after this topic in the partition being read.
-    pub after: Option<Box<str>>,
-    /// Unsubscribed meanwhile: what is still on its way is ignored.
-    pub cancelled: bool,
-}
-
 /// A publication that waits for room in this session, with the acceptance that depends on it.
 #[derive(Debug)]
 pub struct Parked {
@@ -156,7 +132,7 @@ pub struct Session {
     /// Filter text → subscription.
     pub subscriptions: BTreeMap<Arc<str>, Subscription>,
     /// Shared groups it belongs to.
-    pub memberships: Vec<Membership>,
+    pub memberships: Memberships,
     /// Messages on their way to the client.
     pub outbound: Outbound,
     /// QoS 2 publications received and not yet released.
@@ -167,7 +143,7 @@ pub struct Session {
     /// The Will of the present or last connection.
     pub will: Option<PendingWill>,
     /// Retained messages still to be fetched.
-    pub replays: VecDeque<Replay>,
+    pub replays: Replays,
     /// What the old owner held, while this one still waits for shards to mark the new path.
     pub arrived: Option<Box<Session>>,
     /// Publications that have come by the new path before all shards have marked it: whoever published them waits, lest
@@ -208,12 +184,12 @@ impl Session {
             expiry_s: Some(0),
             presence,
             subscriptions: BTreeMap::new(),
-            memberships: Vec::new(),
+            memberships: Memberships::default(),
             outbound: Outbound::default(),
             inbound: Inbound::default(),
             parked: VecDeque::new(),
             will: None,
-            replays: VecDeque::new(),
+            replays: Replays::default(),
             arrived: None,
             unmarked: Vec::new(),
             former: None,
@@ -252,7 +228,7 @@ impl Session {
         self.outbound.has_work()
             || !self.parked.is_empty()
             || !self.replays.is_empty()
-            || !self.memberships.is_empty()
+            || self.memberships.is_low()
     }
 
     /// Whether it is on its way between two shards.

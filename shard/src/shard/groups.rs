@@ -6,7 +6,7 @@
 //! (gone, unsubscribed, not acknowledged) comes back with its place in the group and goes to another member; a QoS 2
 //! message that a client has seen stays with it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use quelea_router::{Seq, ShardId, ShareGroup};
 
 use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
 use crate::publication::Message;
-use crate::session::{Queued, Session, Subscription};
+use crate::session::{GroupPlace, Queued, Session, Subscription};
 use crate::witness::{Subject, Why};
 
 use super::interest::Barrier;
@@ -207,16 +207,9 @@ impl Shard {
         group: Option<GroupKey>,
     ) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        match session.memberships.iter_mut().find(|membership| membership.filter == *filter) {
-            Some(membership) if group.is_some() => {
-                if membership.group != group {
-                    // What was lent to a group that is gone was never taken.
-                    membership.lent = 0;
-                }
-                membership.group = group;
-            }
-            Some(_) => {
-                session.memberships.retain(|membership| membership.filter != *filter);
+        match group {
+            Some(group) => session.memberships.on_joined(filter, group),
+            None if session.memberships.leave(filter).is_some() => {
                 session.subscriptions.remove(filter);
                 self.counters.subscriptions -= 1;
                 self.budget.recharge(subscription_bytes(filter), 0);
@@ -224,8 +217,8 @@ impl Shard {
             None => {}
         }
         self.joined_answer(now, key, filter, group.is_some());
+        // What it lends to the group it lends when the turn is settled, to all groups that it has joined by then.
         self.list_session(key);
-        self.lend(key);
     }
 
     /// Lends owners what this session can take, in batches. What is lent reserves no places: a group that is silent would
@@ -233,7 +226,7 @@ impl Shard {
     /// or half of the limit, whichever is more.
     pub(super) fn lend(&mut self, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.link().is_none() || session.memberships.is_empty() {
+        if session.link().is_none() || !session.memberships.is_low() {
             return;
         }
         if session.outbound.room(&self.limits) == 0 || session.outbound.waiting() > LEND_MAX as usize {
@@ -243,15 +236,9 @@ impl Shard {
         let share = self.limits.messages_max / 2 / session.memberships.len();
         let share = share.clamp(1, LEND_MAX as usize) as u32;
         let mut lends = Vec::new();
-        for membership in &mut session.memberships {
-            let Some(group) = membership.group else { continue };
-            if membership.lent > share / 2 {
-                continue;
-            }
-            let credit = share - membership.lent;
-            membership.lent = share;
-            lends.push((membership.owner, Control::Lend { member, group, credit }));
-        }
+        session.memberships.renew(share, |(owner, group), credit| {
+            lends.push((owner, Control::Lend { member, group, credit }));
+        });
         for (owner, lend) in lends {
             self.send_control(owner, lend);
         }
@@ -269,13 +256,10 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key).filter(|session| session.link().is_some()) else {
             return self.send_control(owner, Control::GiveBack { group, seq, message });
         };
-        let theirs =
-            |m: &&mut crate::session::Membership| m.owner == owner && m.group == Some(group) && m.lent > 0;
-        let Some(membership) = session.memberships.iter_mut().find(theirs) else {
+        let Some(filter) = session.memberships.on_assigned((owner, group)) else {
             return self.send_control(owner, Control::GiveBack { group, seq, message });
         };
-        membership.lent -= 1;
-        let subscription = session.subscriptions[&membership.filter];
+        let subscription = session.subscriptions[filter];
         let how = accept::how(&message, &subscription);
         let tag = GroupTag { owner, group, seq };
         session.outbound.push_taken(Queued { group: Some(tag), ..Session::entry(&message, &how) });
@@ -286,11 +270,9 @@ impl Shard {
     pub(super) fn leave_groups_for_now(&mut self, key: SessionKey) {
         let session = &mut self.sessions[key];
         let member = Member { shard: self.id, session: key };
-        let mut told = Vec::new();
-        for membership in &mut session.memberships {
-            membership.lent = 0;
-            told.push((membership.owner, Arc::clone(&membership.filter)));
-        }
+        session.memberships.end_loans();
+        let told: Vec<_> =
+            session.memberships.iter().map(|(filter, m)| (m.owner, Arc::clone(filter))).collect();
         let back = session.outbound.take_unfinished_group_messages(|_| true);
         #[cfg(feature = "mutants")]
         let back = match self.settings.mutant {
@@ -306,20 +288,28 @@ impl Shard {
     /// The client is back.
     pub(super) fn return_to_groups(&mut self, key: SessionKey) {
         let member = Member { shard: self.id, session: key };
-        let told: Vec<_> =
-            self.sessions[key].memberships.iter().map(|m| (m.owner, Arc::clone(&m.filter))).collect();
+        let memberships = &self.sessions[key].memberships;
+        let told: Vec<_> = memberships.iter().map(|(filter, m)| (m.owner, Arc::clone(filter))).collect();
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: true });
         }
         self.lend(key);
     }
 
-    /// The session leaves one group for good. Returns whether it was a member.
-    pub(super) fn leave_group(&mut self, key: SessionKey, filter: &Arc<str>) -> bool {
+    /// The session leaves some of its groups for good, in one pass over what waits for it, however many they are.
+    pub(super) fn leave_groups(&mut self, key: SessionKey, filters: &[Arc<str>]) {
+        if filters.is_empty() {
+            return;
+        }
         let session = &mut self.sessions[key];
-        let Some(at) = session.memberships.iter().position(|m| m.filter == *filter) else { return false };
-        let membership = session.memberships.remove(at);
-        let of = |tag: &GroupTag| tag.owner == membership.owner && Some(tag.group) == membership.group;
+        let mut left: BTreeSet<GroupPlace> = BTreeSet::new();
+        let mut told = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let membership = session.memberships.leave(filter).expect("a member from its subscription on");
+            left.extend(membership.place());
+            told.push((membership.owner, Arc::clone(filter)));
+        }
+        let of = |tag: &GroupTag| left.contains(&(tag.owner, tag.group));
         let back = match session.link() {
             Some(_) => session.outbound.take_waiting_group_messages(of),
             None => session.outbound.take_unfinished_group_messages(of),
@@ -327,8 +317,9 @@ impl Shard {
         let member = Member { shard: self.id, session: key };
         self.list_session(key);
         self.give_back(back);
-        self.send_control(membership.owner, Control::Leave { member, filter: membership.filter });
-        true
+        for (owner, filter) in told {
+            self.send_control(owner, Control::Leave { member, filter });
+        }
     }
 
     /// Messages of groups that this session will not deliver.

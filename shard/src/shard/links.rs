@@ -12,6 +12,7 @@ use crate::link::{
 };
 
 use super::sessions::WillAt;
+use super::work::PACKET_WORK;
 use super::{DoorAction, DoorEnd, Shard};
 
 impl Shard {
@@ -192,6 +193,7 @@ impl Shard {
 
     fn take_packets(&mut self, now: Instant, key: LinkKey, bytes: &[u8]) -> usize {
         let mut taken = 0;
+        let until = self.input_share();
         while let Some(link) = self.links.get(key) {
             if link.is_closing() || link.is_held() || link.output.bytes() > OUTPUT_PAUSE_BYTES {
                 break;
@@ -209,7 +211,12 @@ impl Shard {
                     break;
                 }
                 Ok(Some(frame)) if frame.packet_bytes <= rest.len() => {
+                    if self.work >= until {
+                        self.yield_link(key);
+                        break;
+                    }
                     taken += frame.packet_bytes;
+                    self.work += PACKET_WORK;
                     self.handle_packet(now, key, &rest[..frame.packet_bytes]);
                 }
                 Ok(_) => break,

@@ -30,6 +30,7 @@ mod sessions;
 mod subscribe;
 mod tickets;
 mod timers;
+mod work;
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::net::SocketAddr;
@@ -55,6 +56,7 @@ use tickets::Tickets;
 pub(crate) use accept::Matcher;
 pub(crate) use homes::Home;
 pub(crate) use peers::Peer;
+pub(crate) use retained::Pull;
 pub(crate) use subscribe::PendingAnswer;
 
 /// This shard's end of the mesh.
@@ -294,6 +296,14 @@ pub struct Shard {
     pub(crate) sessions_arriving: usize,
     pub(crate) holds: Slots<HoldKey, Hold>,
 
+    // Work, counted.
+    pub(crate) work: u64,
+    /// Where the packets of this turn end.
+    pub(crate) input_until: u64,
+    pub(crate) yielded_links: work::Yielded,
+    pub(crate) pulls: VecDeque<Pull>,
+    pub(crate) departed: VecDeque<work::Departed>,
+
     // Work queued for `settle` and `poll_*`.
     pub(crate) ready_sessions: Vec<SessionKey>,
     pub(crate) ready_groups: Vec<GroupKey>,
@@ -321,7 +331,7 @@ impl Shard {
             OutboundLimits { messages_max: settings.queue_messages_max, bytes_max: settings.queue_bytes_max };
         let peers =
             (0..parts.shards).map(|_| Peer::new(settings.deliver_window, settings.forward_window)).collect();
-        Self {
+        let mut shard = Self {
             limits,
             id: parts.id,
             shards: parts.shards,
@@ -367,6 +377,11 @@ impl Shard {
             throttled_links: 0,
             sessions_arriving: 0,
             holds: Slots::new(),
+            work: 0,
+            input_until: 0,
+            yielded_links: VecDeque::new(),
+            pulls: VecDeque::new(),
+            departed: VecDeque::new(),
             ready_sessions: Vec::new(),
             ready_groups: Vec::new(),
             doomed_sessions: Vec::new(),
@@ -381,7 +396,9 @@ impl Shard {
             losses: VecDeque::new(),
             random,
             settings,
-        }
+        };
+        shard.grant_input();
+        shard
     }
 
     /// This shard's place.
@@ -391,15 +408,19 @@ impl Shard {
 
     /// Carries out what the inputs since the last call have made possible.
     pub fn settle(&mut self, now: Instant) {
+        self.forget_departed(work::DEPARTED_WORK);
         self.drain_loopback(now);
+        self.serve_pulls(now);
         self.quic_events(now);
         self.resume_relieved(now);
+        self.resume_yielded(now);
         self.end_doomed(now);
         self.pump_groups(now);
         self.pump_sessions(now);
         self.drain_loopback(now);
         self.announce();
         self.write_streams(now);
+        self.grant_input();
     }
 
     /// Carries out an operator's order.
@@ -437,6 +458,7 @@ impl Shard {
         c.retained_bytes = self.retained.bytes() as u64;
         c.groups = self.groups.len() as u64;
         c.memory_bytes = self.budget.used_bytes() as u64;
+        c.work_units = self.work;
         c.tickets = self.tickets.len() as u64;
         c.parked = self.holds.values().map(|hold| u64::from(hold.waiting)).sum();
         c.waiting_credit = self.peers.iter().map(|peer| peer.waiting() as u64).sum();

@@ -18,7 +18,7 @@ use quelea_mqtt::{ReasonCode, SubscribeFilter};
 use quelea_router::{ShardId, ShardSet};
 
 use crate::envelope::{Control, Deliver, Identity, LinkKey, Member, SessionKey};
-use crate::session::{Membership, Presence, Session, Subscription};
+use crate::session::{Presence, Session, Subscription};
 use crate::witness::{Subject, Why};
 
 use super::{Shard, Subscriber, sessions};
@@ -116,8 +116,7 @@ impl Shard {
         };
         self.counters.subscriptions += 1;
         let owner = quelea_router::group_owner(group, parsed.filter, self.node_seed, self.shards);
-        let membership = Membership { filter: Arc::clone(text), owner, group: None, lent: 0 };
-        self.sessions[key].memberships.push(membership);
+        self.sessions[key].memberships.join(text, owner);
         let member = Member { shard: self.id, session: key };
         self.send_control(owner, Control::Join { member, filter: Arc::clone(text), online: false });
     }

@@ -11,7 +11,8 @@ use quelea_router::{Doorbells, ShardId};
 
 use crate::envelope::{Accepted, Control, Deliver, Forward, Reply};
 
-use super::Shard;
+use super::work::FILTER_WORK;
+use super::{Pull, Shard};
 
 /// What is on its way to one other shard.
 #[derive(Debug)]
@@ -101,7 +102,8 @@ impl Shard {
         self.peers[to.index()].reply.interest_seq = Some(seq);
     }
 
-    /// Takes in what other shards have sent, at most `per_lane_max` from each lane of each.
+    /// Takes in what other shards have sent, at most `per_lane_max` from each lane of each, and fewer if they are much
+    /// work: the rest stays in its lane.
     /// Returns whether anything came.
     pub fn handle_envelopes(&mut self, now: Instant, per_lane_max: usize) -> bool {
         let mut any = false;
@@ -136,7 +138,9 @@ impl Shard {
 
     fn take_controls(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
+        let until = self.work + LANE_WORK;
         while taken < max
+            && self.work < until
             && let Some(message) = self.mailbox.recv_control(from)
         {
             taken += 1;
@@ -147,7 +151,9 @@ impl Shard {
 
     fn take_forwards(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
+        let until = self.work + LANE_WORK;
         while taken < max
+            && self.work < until
             && let Some(forward) = self.mailbox.recv_forward(from)
         {
             taken += 1;
@@ -158,7 +164,9 @@ impl Shard {
 
     fn take_deliveries(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
+        let until = self.work + LANE_WORK;
         while taken < max
+            && self.work < until
             && let Some(delivery) = self.mailbox.recv_deliver(from)
         {
             taken += 1;
@@ -242,16 +250,26 @@ impl Shard {
         self.mailbox.has_incoming()
     }
 
-    /// Control messages to ourselves: those that are here now. What they bring forth waits for the next round, so that a
-    /// walk over many retained topics does not hold up a turn.
+    /// Control messages to ourselves: those that are here now, as far as the turn has work for them. What they bring
+    /// forth waits for the next round.
     pub(crate) fn drain_loopback(&mut self, now: Instant) {
+        let until = self.work + LANE_WORK;
         for _ in 0..self.loopback.len() {
+            if self.work >= until {
+                return;
+            }
             let Some(message) = self.loopback.pop_front() else { return };
             self.on_control(now, self.id, message);
         }
     }
 
     fn on_control(&mut self, now: Instant, from: ShardId, message: Control) {
+        self.work += match &message {
+            Control::Interest { changes, .. } => FILTER_WORK * changes.len() as u64,
+            Control::MoveBegin { subscriptions, .. } => FILTER_WORK * (1 + subscriptions.len() as u64),
+            Control::Join { .. } | Control::Leave { .. } => FILTER_WORK,
+            _ => CONTROL_WORK,
+        };
         match message {
             Control::Interest { seq, changes } => self.on_interest(from, seq, &changes),
             Control::Claim(claim) => self.on_claim(from, claim),
@@ -268,7 +286,7 @@ impl Shard {
             Control::Settled { identity } => self.on_settled(&identity),
             Control::Ended { identity } => self.on_ended(&identity),
             Control::Pull { session, filter, after, messages_max } => {
-                self.on_pull(now, from, session, &filter, after.as_deref(), messages_max);
+                self.pulls.push_back(Pull { from, session, filter, after, messages_max });
             }
             Control::Join { member, filter, online } => self.on_join(now, member, filter, online),
             Control::Joined { session, filter, group } => self.on_joined(now, session, &filter, group),
@@ -283,3 +301,9 @@ impl Shard {
         }
     }
 }
+
+/// Work taken in from one lane of one shard in one turn; its last message may go beyond it.
+const LANE_WORK: u64 = 16_384;
+
+/// A control message, as much work as so many nodes of the trie visited.
+const CONTROL_WORK: u64 = 4;

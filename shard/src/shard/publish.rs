@@ -146,7 +146,8 @@ impl Shard {
         reason: ReasonCode,
     ) -> Option<ReasonCode> {
         let topic = message.image.topic();
-        let mut others = self.interest.shards(topic);
+        let (mut others, visited) = self.interest.shards_and_work(topic);
+        self.work += visited as u64;
         others.remove(self.id);
         let acceptance = self.accept(now, self.id, message, topic);
         let (reason, hold) = match acceptance {

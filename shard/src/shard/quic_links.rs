@@ -255,6 +255,9 @@ impl Shard {
     pub fn has_unfinished(&self) -> bool {
         !self.dirty_links.is_empty()
             || !self.relieved_links.is_empty()
+            || !self.yielded_links.is_empty()
+            || !self.pulls.is_empty()
+            || !self.departed.is_empty()
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
             || !self.doomed_sessions.is_empty()

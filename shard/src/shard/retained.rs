@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quelea_mqtt::{QoS, ReasonCode, TopicFilter};
-use quelea_router::ShardId;
+use quelea_router::{ShardId, WalkBudget};
 
 use crate::envelope::{Control, Deliver, Match, SessionKey};
 use crate::publication::Message;
@@ -17,6 +17,16 @@ use crate::session::{Parked, Presence, Session};
 use crate::witness::{Subject, Why};
 
 use super::{Shard, accept};
+
+/// A session that asks for retained messages. There is one at most for each session of each shard.
+#[derive(Debug)]
+pub(crate) struct Pull {
+    pub(crate) from: ShardId,
+    pub(crate) session: SessionKey,
+    pub(crate) filter: Arc<str>,
+    pub(crate) after: Option<Box<str>>,
+    pub(crate) messages_max: u16,
+}
 
 impl Shard {
     /// Sets or clears a retained message `[MQTT-3.3.1-5]`, `[MQTT-3.3.1-6]`. Returns what its publisher is told, unless
@@ -45,24 +55,30 @@ impl Shard {
         }
     }
 
-    /// A session of `from` asks for the next few messages of this partition.
-    pub(super) fn on_pull(
-        &mut self,
-        now: Instant,
-        from: ShardId,
-        session: SessionKey,
-        filter: &str,
-        after: Option<&str>,
-        messages_max: u16,
-    ) {
-        let filter = TopicFilter::new(filter, usize::MAX).expect("checked when it was subscribed to");
+    /// Answers pulls, as many as the turn has work for; one at least. The others wait for the next turn.
+    pub(super) fn serve_pulls(&mut self, now: Instant) {
+        let until = self.work + PULLS_WORK;
+        while self.work < until
+            && let Some(pull) = self.pulls.pop_front()
+        {
+            self.serve_pull(now, pull);
+        }
+    }
+
+    /// A session asks for the next few messages of this partition.
+    fn serve_pull(&mut self, now: Instant, pull: Pull) {
+        let Pull { from, session, filter, after, messages_max } = pull;
+        let filter = TopicFilter::new(&filter, usize::MAX).expect("checked when it was subscribed to");
         let mut found: Vec<Message> = Vec::with_capacity(usize::from(messages_max));
-        let after = self.retained.walk(filter, after, PULL_STEPS_MAX, |_, message| {
+        let mut budget = PULL_BUDGET;
+        let after = self.retained.walk(filter, after.as_deref(), &mut budget, |_, message| {
             if !message.is_expired(now) {
                 found.push(Arc::clone(message));
             }
             found.len() < usize::from(messages_max)
         });
+        let WalkBudget { steps, bytes } = budget;
+        self.work += 1 + (PULL_BUDGET.steps - steps + (PULL_BUDGET.bytes - bytes) / BYTES_PER_WORK) as u64;
         if from == self.id {
             for message in found {
                 self.on_retained(now, session, &message);
@@ -151,7 +167,7 @@ impl Shard {
         let mut mortal = core::mem::take(&mut self.retained_mortal);
         let after = self.retained_sweep.take();
         // Not by a filter: none matches the topics that begin with `$` together with the others.
-        self.retained_sweep = self.retained.walk_all(after.as_deref(), SWEEP_STEPS_MAX, |topic, message| {
+        self.retained_sweep = self.retained.walk_all(after.as_deref(), SWEEP_BUDGET, |topic, message| {
             mortal |= message.expires.is_some();
             if message.is_expired(now) {
                 expired.push(topic.as_str().into());
@@ -176,11 +192,17 @@ impl Shard {
 /// Retained messages fetched at once: enough to keep a connection busy, small beside a queue.
 const PULL_MESSAGES_MAX: usize = 32;
 
-/// Topics looked at for one pull: some tens of microseconds.
-const PULL_STEPS_MAX: usize = 1_000;
+/// What is looked at for one pull: some tens of microseconds, a hundred where topics are long.
+const PULL_BUDGET: WalkBudget = WalkBudget { steps: 1_000, bytes: 64 * 1024 };
 
-/// Topics looked at in one sweep.
-const SWEEP_STEPS_MAX: usize = 1_000;
+/// Pulls of one turn, all sessions and shards together: about a millisecond.
+const PULLS_WORK: u64 = 16_384;
+
+/// Bytes of topics that are as much work as one topic looked at.
+const BYTES_PER_WORK: usize = 32;
+
+/// What is looked at in one sweep.
+const SWEEP_BUDGET: WalkBudget = WalkBudget { steps: 1_000, bytes: 256 * 1024 };
 
 /// Between sweeps: a message that nobody may see any more can wait for its memory.
 const SWEEP_INTERVAL: core::time::Duration = core::time::Duration::from_secs(1);

@@ -4,14 +4,14 @@ use core::time::Duration;
 use std::sync::Arc;
 use std::time::Instant;
 
-use quelea_mqtt::{ReasonCode, SubscribeFilter};
+use quelea_mqtt::ReasonCode;
 
 use crate::envelope::{Control, Identity, LinkKey, SessionKey};
 use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
 use crate::witness::{Subject, Why};
 
-use super::{Origin, Shard, Subscriber};
+use super::{Origin, Shard};
 
 /// What a connection's end means for its Will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,20 +147,6 @@ impl Shard {
             if self.sessions.get(key).is_some_and(offline) {
                 self.end_session(now, key);
             }
-        }
-    }
-
-    /// Takes all of a session's filters out of the routing, and gives back what belongs to groups.
-    pub(super) fn unsubscribe_all(&mut self, key: SessionKey) {
-        for text in core::mem::take(&mut self.sessions[key].subscriptions).into_keys() {
-            self.budget.recharge(super::subscribe::subscription_bytes(&text), 0);
-            if self.leave_group(key, &text) {
-                self.counters.subscriptions -= 1;
-                continue;
-            }
-            let parsed =
-                SubscribeFilter::parse(&text, usize::MAX).expect("checked when it was subscribed to");
-            self.remove_filter(parsed.filter, Subscriber::Session(key));
         }
     }
 

@@ -1,6 +1,7 @@
 //! SUBSCRIBE and UNSUBSCRIBE: change the session and the trie, wait for the other shards, answer, then fetch what is
 //! retained.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,9 +13,10 @@ use quelea_router::{ShardId, ShardSet};
 use smallvec::SmallVec;
 
 use crate::envelope::{Control, LinkKey, Member, SessionKey};
-use crate::session::{Membership, Replay, Session, Subscription};
+use crate::session::{Replay, Session, Subscription};
 
 use super::interest::Barrier;
+use super::work::FILTER_WORK;
 use super::{Shard, Subscriber};
 
 /// A SUBACK or UNSUBACK that waits.
@@ -23,9 +25,15 @@ pub(crate) struct PendingAnswer {
     kind: SubAckKind,
     id: PacketId,
     reasons: SmallVec<[u8; 4]>,
-    /// Shared groups whose owners have not answered: the filter and its place among the reasons.
-    joins: SmallVec<[(Arc<str>, usize); 1]>,
+    /// Shared groups whose owners have not answered: the filter and its places among the reasons.
+    joins: BTreeMap<Arc<str>, SmallVec<[u16; 1]>>,
     replays: Vec<Replay>,
+}
+
+impl PendingAnswer {
+    fn new(kind: SubAckKind, id: PacketId) -> Self {
+        Self { kind, id, reasons: SmallVec::new(), joins: BTreeMap::new(), replays: Vec::new() }
+    }
 }
 
 impl Shard {
@@ -38,14 +46,9 @@ impl Shard {
         packet: &Subscribe<'_>,
         allowed: &[bool],
     ) {
-        let mut answer = PendingAnswer {
-            kind: SubAckKind::SubAck,
-            id: packet.packet_id,
-            reasons: SmallVec::new(),
-            joins: SmallVec::new(),
-            replays: Vec::new(),
-        };
+        let mut answer = PendingAnswer::new(SubAckKind::SubAck, packet.packet_id);
         for (at, requested) in packet.filters().enumerate() {
+            self.work += FILTER_WORK;
             let reason = match allowed.get(at) {
                 Some(false) | None => {
                     self.counters.denied += 1;
@@ -117,15 +120,12 @@ impl Shard {
             self.counters.subscriptions += 1;
         }
         let session = &mut self.sessions[key];
-        let joined = session.memberships.iter().any(|m| m.filter == *text && m.group.is_some());
-        if joined {
+        if session.memberships.get(text).is_some_and(|membership| membership.group.is_some()) {
             return;
         }
         let owner = quelea_router::group_owner(group, filter.filter, self.node_seed, self.shards);
-        if !session.memberships.iter().any(|m| m.filter == *text) {
-            session.memberships.push(Membership { filter: Arc::clone(text), owner, group: None, lent: 0 });
-        }
-        answer.joins.push((Arc::clone(text), answer.reasons.len()));
+        session.memberships.join(text, owner);
+        answer.joins.entry(Arc::clone(text)).or_default().push(answer.reasons.len() as u16);
         let member = Member { shard: self.id, session: key };
         self.send_control(owner, Control::Join { member, filter: Arc::clone(text), online: true });
     }
@@ -141,9 +141,7 @@ impl Shard {
         answer: &mut PendingAnswer,
     ) {
         // What the older subscription has still to fetch comes under the new one: replacing it loses nothing.
-        for replay in self.sessions[key].replays.iter_mut().filter(|replay| replay.filter == text) {
-            replay.subscription = subscription;
-        }
+        self.sessions[key].replays.replace_subscription(&text, subscription);
         let wanted = match subscription.options.retain_handling {
             RetainHandling::SendAtSubscribe => true,
             RetainHandling::SendIfNew => is_new,
@@ -164,17 +162,9 @@ impl Shard {
         answer.replays.push(Replay { filter: text, subscription, partitions, after: None, cancelled: false });
     }
 
-    fn cancel_replay(&mut self, key: SessionKey, filter: &Arc<str>) {
+    fn cancel_replay(&mut self, key: SessionKey, filter: &str) {
         let session = &mut self.sessions[key];
-        let in_flight = session.pulling;
-        let mut at = 0;
-        session.replays.retain_mut(|replay| {
-            let theirs = replay.filter == *filter;
-            let answered_later = in_flight && at == 0;
-            at += 1;
-            replay.cancelled |= theirs;
-            !theirs || answered_later
-        });
+        session.replays.cancel(filter, session.pulling);
     }
 
     /// The owner of a shared group has answered: one thing less to wait for.
@@ -186,13 +176,10 @@ impl Shard {
             _ => SUBACK_FAILURE_V3,
         };
         for answer in &mut link.joining {
-            answer.joins.retain(|(joined, at)| {
-                let theirs = joined == filter;
-                if theirs && !granted {
-                    answer.reasons[*at] = refused;
-                }
-                !theirs
-            });
+            let places = answer.joins.remove(filter).unwrap_or_default();
+            for at in places.iter().filter(|_| !granted) {
+                answer.reasons[usize::from(*at)] = refused;
+            }
         }
         let complete: Vec<_> = link.joining.extract_if(.., |answer| answer.joins.is_empty()).collect();
         for answer in complete {
@@ -207,20 +194,17 @@ impl Shard {
         session: SessionKey,
         packet: &Unsubscribe<'_>,
     ) {
-        let mut answer = PendingAnswer {
-            kind: SubAckKind::UnsubAck,
-            id: packet.packet_id,
-            reasons: SmallVec::new(),
-            joins: SmallVec::new(),
-            replays: Vec::new(),
-        };
+        let mut answer = PendingAnswer::new(SubAckKind::UnsubAck, packet.packet_id);
+        let mut groups = Vec::new();
         for (text, filter) in packet.filters() {
+            self.work += FILTER_WORK;
             let reason = match filter {
                 Err(error) => error.reason_code(),
-                Ok(filter) => self.unsubscribe_one(session, &text.into(), filter),
+                Ok(filter) => self.unsubscribe_one(session, text.into(), filter, &mut groups),
             };
             answer.reasons.push(reason.as_u8());
         }
+        self.leave_groups(session, &groups);
         self.links[key].barriers += 1;
         self.after_barrier(now, Barrier::Answer { link: key, answer });
     }
@@ -228,18 +212,19 @@ impl Shard {
     fn unsubscribe_one(
         &mut self,
         key: SessionKey,
-        text: &Arc<str>,
+        text: Arc<str>,
         filter: SubscribeFilter<'_>,
+        groups: &mut Vec<Arc<str>>,
     ) -> ReasonCode {
-        if self.sessions[key].subscriptions.remove(text).is_none() {
+        if self.sessions[key].subscriptions.remove(&text).is_none() {
             return ReasonCode::NO_SUBSCRIPTION_EXISTED;
         }
-        self.budget.recharge(subscription_bytes(text), 0);
+        self.budget.recharge(subscription_bytes(&text), 0);
         if filter.group.is_some() {
-            self.leave_group(key, text);
             self.counters.subscriptions -= 1;
+            groups.push(text);
         } else {
-            self.cancel_replay(key, text);
+            self.cancel_replay(key, &text);
             self.remove_filter(filter.filter, Subscriber::Session(key));
         }
         ReasonCode::SUCCESS
@@ -266,12 +251,12 @@ impl Shard {
             .encode(answer.kind, version, link.output.buffer())
             .expect("a byte per filter of a packet that fitted");
         self.sent_packet(key);
-        let Session { replays, subscriptions, .. } = &mut self.sessions[session];
+        let Session { replays, subscriptions, pulling, .. } = &mut self.sessions[session];
         for mut replay in answer.replays {
             // Meanwhile it may have been replaced, or given up.
             if let Some(subscription) = subscriptions.get(&replay.filter) {
                 replay.subscription = *subscription;
-                replays.push_back(replay);
+                replays.push(replay, *pulling);
             }
         }
         self.advance_replay(session);

@@ -54,11 +54,14 @@ impl Shard {
         [own, quic, self.retained_sweep_at, self.draining].into_iter().flatten().min()
     }
 
-    /// Time has passed.
+    /// Time has passed. What is more than a turn's work is due again at once: input comes in between.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(entry) = self.timers.peek()
+        let until = self.work + TIMERS_WORK;
+        while self.work < until
+            && let Some(entry) = self.timers.peek()
             && entry.at <= now
         {
+            self.work += TIMER_WORK;
             let entry = self.timers.pop().expect("just seen");
             match entry.of {
                 TimerOf::Link(key) => self.on_link_timer(now, key, entry.at),
@@ -228,3 +231,9 @@ impl Shard {
 
 /// Entries that may be void before it is worth a look.
 const TIMERS_SPARE: usize = 1_024;
+
+/// Deadlines of one turn.
+const TIMERS_WORK: u64 = 16_384;
+
+/// One deadline, beside what it brings about: as much work as so many nodes of the trie visited.
+const TIMER_WORK: u64 = 8;

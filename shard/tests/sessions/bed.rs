@@ -235,7 +235,7 @@ impl Bed {
         panic!("the shards do not come to rest");
     }
 
-    fn turn(&mut self, index: usize) -> bool {
+    pub(crate) fn turn(&mut self, index: usize) -> bool {
         let mut moved = self.shards[index].handle_envelopes(self.now, 3);
         self.shards[index].settle(self.now);
         while let Some(request) = self.shards[index].poll_request() {
@@ -248,7 +248,7 @@ impl Bed {
             self.door(index, door, action);
         }
         let (touched, _stuck) = self.shards[index].flush_envelopes();
-        moved | !touched.is_empty()
+        moved | !touched.is_empty() | self.shards[index].has_unfinished()
     }
 
     fn door(&mut self, shard: usize, door: DoorId, action: DoorAction) {

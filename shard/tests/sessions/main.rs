@@ -13,3 +13,4 @@ mod retained;
 mod script;
 mod share;
 mod slow;
+mod work;
