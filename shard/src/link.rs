@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use quelea_mqtt::{Limits, Packet, PacketId, PacketType, QoS, ReasonCode, Sender, Version};
 use smallvec::SmallVec;
 
@@ -164,10 +164,53 @@ pub(crate) struct Deferred {
     pub(crate) ack: Option<u64>,
 }
 
+/// Bytes that have come and wait: of a packet that is not complete, or behind packets that are held.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    bytes: BytesMut,
+    /// Bytes in front of them that were taken out, but are part of the same allocation.
+    taken_bytes: usize,
+}
+
+impl Input {
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Takes bytes out at the front. A rest that is no longer than what was taken moves into an allocation of its own, or
+    /// one byte would keep that of the largest packet; so a byte is copied for one that was taken at most.
+    pub(crate) fn take_front(&mut self, bytes: usize) {
+        self.bytes.advance(bytes);
+        self.taken_bytes += bytes;
+        if self.bytes.len() <= self.taken_bytes {
+            *self = Self { bytes: BytesMut::from(&self.bytes[..]), taken_bytes: 0 };
+        }
+    }
+
+    /// Memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.bytes.capacity() + self.taken_bytes
+    }
+}
+
 /// Bytes on their way to the client.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     small: BytesMut,
+    /// The allocation that `small` is the rest of, as far as it was seen.
+    small_allocated: usize,
     chunks: VecDeque<Bytes>,
     chunks_bytes: usize,
     in_flight_bytes: usize,
@@ -191,6 +234,7 @@ impl Output {
 
     fn seal(&mut self) {
         if !self.small.is_empty() {
+            self.small_allocated = self.small_allocated.max(self.small.capacity());
             self.chunks_bytes += self.small.len();
             self.chunks.push_back(self.small.split().freeze());
         }
@@ -263,9 +307,23 @@ impl Output {
 
     /// Forgets what was not sent.
     pub(crate) fn clear(&mut self) {
-        self.small.clear();
+        self.small = BytesMut::new();
+        self.small_allocated = 0;
         self.chunks.clear();
         self.chunks_bytes = 0;
+    }
+
+    /// When everything has left: gives back a buffer that is larger than what is worth keeping for the next packets.
+    pub(crate) fn shrink(&mut self) {
+        if self.small_allocated > SMALL_KEPT_BYTES_MAX && self.bytes() == 0 {
+            self.small = BytesMut::new();
+            self.small_allocated = 0;
+        }
+    }
+
+    /// Memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.chunks_bytes + self.in_flight_bytes + self.small_allocated.max(self.small.capacity())
     }
 }
 
@@ -288,7 +346,7 @@ pub(crate) struct Link {
     pub(crate) silence_max: Option<Duration>,
     pub(crate) armed: Option<Instant>,
     /// Bytes of a packet that is not complete, and everything behind it while packets are held.
-    pub(crate) input: BytesMut,
+    pub(crate) input: Input,
     pub(crate) reading_paused: bool,
     /// The client has ended its side, and packets in front of that are still held.
     pub(crate) input_ended: bool,
@@ -352,7 +410,7 @@ impl Link {
             last_packet: now,
             silence_max: None,
             armed: None,
-            input: BytesMut::new(),
+            input: Input::default(),
             reading_paused: false,
             input_ended: false,
             output: Output::default(),
@@ -399,7 +457,7 @@ impl Link {
     /// Whether the client has said DISCONNECT (with 0x00) behind packets that are still held: its Will is not to be
     /// published, even if the connection ends before the packet's turn `[MQTT-3.14.4-3]`.
     pub(crate) fn holds_farewell(&self, limits: &Limits) -> bool {
-        let mut rest = &self.input[..];
+        let mut rest = self.input.as_slice();
         while let Ok(Some(frame)) = quelea_mqtt::peek_frame(rest, Sender::Client, limits)
             && let Some((packet, after)) = rest.split_at_checked(frame.packet_bytes)
         {
@@ -449,10 +507,19 @@ impl Link {
         }
     }
 
-    /// Bytes that this connection's buffers hold on behalf of its client.
-    pub(crate) fn buffered_bytes(&self) -> usize {
+    /// Memory that this connection holds on behalf of its client.
+    pub(crate) fn held_bytes(&self) -> usize {
         let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
-        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len) + layers
+        self.input.held_bytes()
+            + self.output.held_bytes()
+            + self.asked.as_ref().map_or(0, Bytes::len)
+            + layers
+    }
+
+    /// Bytes that have come and wait for more, or for their turn.
+    pub(crate) fn received_bytes(&self) -> usize {
+        let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
+        self.input.len() + layers
     }
 
     /// Whether another publication may be written now.
@@ -500,6 +567,10 @@ impl AliasesOut {
 
 /// Chunks of one gathered write.
 const BATCH_CHUNKS: usize = 4;
+
+/// An output buffer of this size is kept when everything has left: small packets are joined in it without asking the
+/// allocator. One that has grown beyond, because its client did not read, is given back.
+const SMALL_KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// Above this many unsent bytes, publications wait in the session, where they can be bounded and dropped.
 pub(crate) const OUTPUT_HIGH_BYTES: usize = 64 * 1024;

@@ -6,6 +6,7 @@ mod bed;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod connect;
+mod memory;
 mod publish;
 mod resume;
 mod retained;
