@@ -8,6 +8,7 @@
 //! While it is authenticating or claiming, packets are held in the receive buffer, bounded by pausing the transport.
 //! What is to be written waits in an [`Output`], which knows nothing of the rest.
 
+mod input;
 mod output;
 
 use core::num::NonZeroU16;
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use quelea_mqtt::{Limits, Packet, PacketId, PacketType, QoS, ReasonCode, Sender, Version};
 
 use crate::door::{DoorKindId, Layers};
@@ -27,6 +28,7 @@ use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
 use crate::shard::Permissions;
 
+pub(crate) use input::Input;
 pub use output::WriteBatch;
 pub(crate) use output::{JOIN_BYTES_MAX, OUTPUT_HIGH_BYTES, OUTPUT_PAUSE_BYTES, Output};
 
@@ -199,7 +201,7 @@ pub(crate) struct Link {
     pub(crate) silence_max: Option<Duration>,
     pub(crate) armed: Option<Instant>,
     /// Bytes of a packet that is not complete, and everything behind it while packets are held.
-    pub(crate) input: BytesMut,
+    pub(crate) input: Input,
     pub(crate) reading_paused: bool,
     /// It has had its share of the turn's work: its packets wait for its next.
     pub(crate) yielded: bool,
@@ -265,7 +267,7 @@ impl Link {
             last_packet: now,
             silence_max: None,
             armed: None,
-            input: BytesMut::new(),
+            input: Input::default(),
             reading_paused: false,
             yielded: false,
             input_ended: false,
@@ -314,7 +316,7 @@ impl Link {
     /// Whether the client has said DISCONNECT (with 0x00) behind packets that are still held: its Will is not to be
     /// published, even if the connection ends before the packet's turn `[MQTT-3.14.4-3]`.
     pub(crate) fn holds_farewell(&self, limits: &Limits) -> bool {
-        let mut rest = &self.input[..];
+        let mut rest = self.input.as_slice();
         while let Ok(Some(frame)) = quelea_mqtt::peek_frame(rest, Sender::Client, limits)
             && let Some((packet, after)) = rest.split_at_checked(frame.packet_bytes)
         {
@@ -397,10 +399,19 @@ impl Link {
         }
     }
 
-    /// Bytes that this connection's buffers hold on behalf of its client.
-    pub(crate) fn buffered_bytes(&self) -> usize {
+    /// Memory that this connection holds on behalf of its client.
+    pub(crate) fn held_bytes(&self) -> usize {
         let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
-        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len) + layers
+        self.input.held_bytes()
+            + self.output.held_bytes()
+            + self.asked.as_ref().map_or(0, Bytes::len)
+            + layers
+    }
+
+    /// Bytes that have come and wait for more, or for their turn.
+    pub(crate) fn received_bytes(&self) -> usize {
+        let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
+        self.input.len() + layers
     }
 
     /// Whether another publication may be written now.

@@ -19,6 +19,8 @@ use smallvec::SmallVec;
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     small: BytesMut,
+    /// The allocation that `small` is the rest of, as far as it was seen.
+    small_allocated: usize,
     chunks: VecDeque<Bytes>,
     chunks_bytes: usize,
     in_flight_bytes: usize,
@@ -42,6 +44,7 @@ impl Output {
 
     fn seal(&mut self) {
         if !self.small.is_empty() {
+            self.small_allocated = self.small_allocated.max(self.small.capacity());
             self.chunks_bytes += self.small.len();
             self.chunks.push_back(self.small.split().freeze());
         }
@@ -114,14 +117,32 @@ impl Output {
 
     /// Forgets what was not sent.
     pub(crate) fn clear(&mut self) {
-        self.small.clear();
+        self.small = BytesMut::new();
+        self.small_allocated = 0;
         self.chunks.clear();
         self.chunks_bytes = 0;
+    }
+
+    /// When everything has left: gives back a buffer that is larger than what is worth keeping for the next packets.
+    pub(crate) fn shrink(&mut self) {
+        if self.small_allocated > SMALL_KEPT_BYTES_MAX && self.bytes() == 0 {
+            self.small = BytesMut::new();
+            self.small_allocated = 0;
+        }
+    }
+
+    /// Memory that it holds.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.chunks_bytes + self.in_flight_bytes + self.small_allocated.max(self.small.capacity())
     }
 }
 
 /// Chunks of one gathered write.
 const BATCH_CHUNKS: usize = 4;
+
+/// An output buffer of this size is kept when everything has left: small packets are joined in it without asking the
+/// allocator. One that has grown beyond, because its client did not read, is given back.
+const SMALL_KEPT_BYTES_MAX: usize = 16 * 1024;
 
 /// Above this many unsent bytes, publications wait in the session, where they can be bounded and dropped.
 pub(crate) const OUTPUT_HIGH_BYTES: usize = 64 * 1024;

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use bytes::BytesMut;
 use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
 use crate::envelope::LinkKey;
 use crate::link::{
-    AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Link, LinkState, OUTPUT_PAUSE_BYTES,
+    AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Input, Link, LinkState,
+    OUTPUT_PAUSE_BYTES,
 };
 
 use super::sessions::WillAt;
@@ -119,10 +119,10 @@ impl Shard {
             let taken = self.take_packets(now, key, bytes);
             let Some(link) = self.links.get_mut(key) else { return };
             if !link.is_closing() {
-                link.input.extend_from_slice(&bytes[taken..]);
+                link.input.extend(&bytes[taken..]);
             }
         } else {
-            link.input.extend_from_slice(bytes);
+            link.input.extend(bytes);
             self.take_buffered(now, key);
         }
         self.pause_if_full(key);
@@ -137,7 +137,7 @@ impl Shard {
         }
         if let Some(link) = self.links.get(key)
             && matches!(link.state, LinkState::AwaitConnect)
-            && link.buffered_bytes() - link.output.bytes() > HELD_BYTES_MAX
+            && link.received_bytes() > HELD_BYTES_MAX
         {
             self.counters.connects_refused += 1;
             self.close_link(now, key, CloseHow::Finish);
@@ -148,7 +148,8 @@ impl Shard {
     /// credit that it was granted, too.
     pub(super) fn recharge_link(&mut self, key: LinkKey) {
         if let Some(link) = self.links.get_mut(key) {
-            let mut held = link.buffered_bytes();
+            link.output.shrink();
+            let mut held = link.held_bytes();
             if let (Carrier::Stream(conn, _), Some(quic)) = (link.carrier, &self.quic) {
                 held += quic.charged_bytes(conn);
             }
@@ -163,7 +164,7 @@ impl Shard {
         self.leave_door_kind(key);
         let link = self.links.get_mut(key)?;
         if !link.deferred.is_empty() || link.former.is_some() {
-            link.input = BytesMut::new();
+            link.input = Input::default();
             link.output.clear();
             link.state = LinkState::Gone;
             self.recharge_link(key);
@@ -182,11 +183,11 @@ impl Shard {
             return;
         }
         let mut input = core::mem::take(&mut link.input);
-        let taken = self.take_packets(now, key, &input);
+        let taken = self.take_packets(now, key, input.as_slice());
         let Some(link) = self.links.get_mut(key) else { return };
         debug_assert!(link.input.is_empty());
         if !link.is_closing() && taken < input.len() {
-            bytes::Buf::advance(&mut input, taken);
+            input.take_front(taken);
             link.input = input;
         }
     }
@@ -369,7 +370,7 @@ impl Shard {
     /// Lets the last bytes leave, then ends the carrier; aborts at the deadline.
     pub(super) fn close_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
         let link = &mut self.links[key];
-        link.input = BytesMut::new();
+        link.input = Input::default();
         link.joining.clear();
         let deadline = now + self.settings.close_deadline;
         link.state = LinkState::Closing(Closing { deadline, how, said: false, told: false });

@@ -7,6 +7,7 @@ mod chains;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod connect;
+mod memory;
 mod publish;
 mod resume;
 mod retained;
