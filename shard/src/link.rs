@@ -105,6 +105,14 @@ pub(crate) struct PendingAck {
     pub(crate) outcome: Option<ReasonCode>,
 }
 
+/// A packet whose permission was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) packet: Bytes,
+    /// It is a publication that counts against our Receive Maximum.
+    pub(crate) counts: bool,
+}
+
 /// Acknowledgements leave in the order of the PUBLISH packets `[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`.
 #[derive(Debug, Default)]
 pub(crate) struct AckQueue {
@@ -208,7 +216,7 @@ pub(crate) struct Link {
     /// What the client may do.
     pub(crate) permissions: Permissions,
     /// The packet that waits for permission.
-    pub(crate) asked: Option<Bytes>,
+    pub(crate) asked: Option<Asked>,
     /// Bytes of this connection's buffers that are charged to the shard's budget.
     pub(crate) charged_bytes: usize,
     /// The client's Maximum Packet Size.
@@ -396,7 +404,10 @@ impl Link {
     /// Bytes that this connection's buffers hold on behalf of its client.
     pub(crate) fn buffered_bytes(&self) -> usize {
         let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
-        self.input.len() + self.output.bytes() + self.asked.as_ref().map_or(0, Bytes::len) + layers
+        self.input.len()
+            + self.output.bytes()
+            + self.asked.as_ref().map_or(0, |asked| asked.packet.len())
+            + layers
     }
 
     /// Whether another publication may be written now.
