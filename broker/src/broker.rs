@@ -199,8 +199,8 @@ impl RunningBroker {
         self.shown.text()
     }
 
-    /// Refuses new clients, sends those that are there away with reason code 0x8B (server shutting down), waits until
-    /// they have gone, at most for `broker.drain_timeout`, and ends. Returns whether all had gone by then.
+    /// Refuses new clients, sends those that are there away with reason code 0x8B (server shutting down) once what waits for
+    /// them is written, waits until they have gone, at most for `broker.drain_timeout`, and ends. Returns whether all had gone by then.
     #[must_use = "clients may have been cut off"]
     pub fn drain_and_stop(self) -> bool {
         self.shown.board.set_phase(Phase::Draining);

@@ -57,7 +57,7 @@ fn a_refusal_can_be_said_whatever_the_reason() {
         let refusal = ConnAck::refusal(ReasonCode::from_u8(code));
         assert!(refusal.reason.is_error(), "{code:#04x}");
         for version in [Version::V31, Version::V311, Version::V5] {
-            let mut out = bytes::BytesMut::new();
+            let mut out = BytesMut::new();
             assert_eq!(refusal.encode(version, &mut out), Ok(()), "{code:#04x}");
         }
     }

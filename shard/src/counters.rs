@@ -170,6 +170,12 @@ counters! {
     dropped_too_large: Counter,
     #[doc = "Messages dropped: their session ended."]
     dropped_session_end: Counter,
+    #[doc = "Messages sent whose session ended before the client had acknowledged them."]
+    unacknowledged_session_end: Counter,
+    #[doc = "Messages that a subscriber has refused with PUBACK or PUBREC of 0x80 or above."]
+    dropped_refused: Counter,
+    #[doc = "Messages that sessions and shared groups hold while the node drains: they end with it."]
+    held_while_draining: Gauge,
     #[doc = "Messages expired before they were sent."]
     expired: Counter,
     #[doc = "QoS 1 and 2 publications refused because memory is at its ceiling."]

@@ -107,6 +107,14 @@ pub(crate) struct PendingAck {
     pub(crate) outcome: Option<ReasonCode>,
 }
 
+/// A packet whose permission was asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) packet: Bytes,
+    /// It is a publication that counts against our Receive Maximum.
+    pub(crate) counts: bool,
+}
+
 /// Acknowledgements leave in the order of the PUBLISH packets `[MQTT-4.6.0-2]`, `[MQTT-4.6.0-3]`.
 #[derive(Debug, Default)]
 pub(crate) struct AckQueue {
@@ -212,7 +220,7 @@ pub(crate) struct Link {
     /// What the client may do.
     pub(crate) permissions: Permissions,
     /// The packet that waits for permission.
-    pub(crate) asked: Option<Bytes>,
+    pub(crate) asked: Option<Asked>,
     /// Bytes of this connection's buffers that are charged to the shard's budget.
     pub(crate) charged_bytes: usize,
     /// The client's Maximum Packet Size.
@@ -404,7 +412,7 @@ impl Link {
         let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
         self.input.held_bytes()
             + self.output.held_bytes()
-            + self.asked.as_ref().map_or(0, Bytes::len)
+            + self.asked.as_ref().map_or(0, |asked| asked.packet.len())
             + layers
     }
 

@@ -62,6 +62,8 @@ pub enum Why {
     TooLarge,
     /// Expired before it was sent.
     Expired,
+    /// The subscriber has refused it.
+    Refused,
 }
 
 #[cfg(feature = "witness")]

@@ -80,7 +80,7 @@ pub(super) struct QueueBounds {
 }
 
 /// Whom a message is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Receiver {
     Route(u32),
     Inbox,
@@ -136,10 +136,12 @@ impl Routes {
         self.routes.iter().filter(|(_, route)| route.granted).map(|(id, _)| *id)
     }
 
-    /// Who gets this message; empty if nobody wants it.
+    /// Who gets this message, each once, however often a server names it; empty if nobody wants it.
     pub(super) fn receivers(&self, message: &Message) -> SmallVec<[Receiver; 2]> {
         let named = message.subscription_ids.iter().filter(|id| self.routes.contains_key(id));
         let mut receivers: SmallVec<[Receiver; 2]> = named.map(|id| Receiver::Route(*id)).collect();
+        receivers.sort_unstable();
+        receivers.dedup();
         if receivers.is_empty()
             && let Ok(topic) = TopicName::new(&message.topic, self.levels_max)
         {
@@ -167,3 +169,43 @@ impl Route {
 
 /// Subscriptions of one client.
 const SUBSCRIPTIONS_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(subscription_ids: &[u32]) -> Message {
+        Message {
+            topic: "t".into(),
+            payload: bytes::Bytes::new(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+            dup: false,
+            packet_id: None,
+            ack: None,
+            subscription_ids: subscription_ids.into(),
+            properties: None,
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_is_named_twice_gets_a_message_once() {
+        let mut routes = Routes::new(128, None);
+        let mut readers = Vec::new();
+        let ids = ["t", "+"].map(|filter| {
+            let (queue, reader) = Queue::new(QueueBounds { messages_max: 1, reserved: 0 });
+            readers.push(reader);
+            routes.insert(Subscribe::new(filter, QoS::AtMostOnce), queue).expect("room")
+        });
+        let (first, second) = (Receiver::Route(ids[0]), Receiver::Route(ids[1]));
+        for (named, receivers) in [
+            (vec![ids[0], ids[0]], vec![first]),
+            (vec![ids[1], ids[0], ids[1], ids[0]], vec![first, second]),
+            (vec![ids[1]; 500_000], vec![second]),
+            (vec![77, 77], vec![first, second]),
+            (vec![], vec![first, second]),
+        ] {
+            assert_eq!(routes.receivers(&message(&named)).to_vec(), receivers);
+        }
+    }
+}

@@ -222,6 +222,11 @@ impl Session {
         }
     }
 
+    /// Messages that it keeps for its client: those that wait, and those that the client has not acknowledged.
+    pub(crate) fn held(&self) -> usize {
+        self.parked.len() + self.outbound.waiting() + self.outbound.unacknowledged()
+    }
+
     /// Whether room in the connection's output would let anything go on: what waits to be sent, to be queued, to be
     /// fetched, or to be asked of a group's owner.
     pub(crate) fn waits_for_room(&self) -> bool {

@@ -426,13 +426,9 @@ impl Outbound {
         }
     }
 
-    /// Everything that waits or is in flight, for the counters of a session that ends.
-    pub fn into_messages(self) -> impl Iterator<Item = Queued> {
-        let inflight = self.inflight.into_iter().filter_map(|entry| match entry.state {
-            InflightState::Published(queued) => Some(queued),
-            InflightState::Released => None,
-        });
-        inflight.chain(self.queue.into_iter().chain(self.transient).map(|(_, queued)| queued))
+    /// Messages in flight that the client has not acknowledged, by PUBACK or PUBREC, for the counters of a session that ends.
+    pub fn unacknowledged(&self) -> usize {
+        self.inflight.iter().filter(|entry| matches!(entry.state, InflightState::Published(_))).count()
     }
 }
 

@@ -9,33 +9,41 @@ use bytes::Bytes;
 use quelea_mqtt::{Packet, Publish, QoS, ReasonCode, Sender};
 
 use crate::envelope::{LinkKey, SessionKey};
+use crate::link::Asked;
 
 use super::{Action, Request, RequestId, Shard, Work};
 
 impl Shard {
     /// Asks whether a client may do what a packet says. `false` if the packet needs no permission.
+    ///
+    /// # Errors
+    /// A publication beyond our Receive Maximum: it counts whether it is allowed or not.
     pub(super) fn ask_permission(
         &mut self,
         key: LinkKey,
         session: SessionKey,
         packet: &Packet<'_>,
         bytes: &[u8],
-    ) -> bool {
+    ) -> Result<bool, ReasonCode> {
+        let mut counts = false;
         let action = match packet {
             Packet::Publish(publish) => match self.published_topic(key, publish) {
-                Some(topic) => Action::Publish { topic, retain: publish.retain },
+                Some(topic) => {
+                    counts = self.count_in_flight(key, session, publish)?;
+                    Action::Publish { topic, retain: publish.retain }
+                }
                 // An alias that means nothing: refused on its own account.
-                None => return false,
+                None => return Ok(false),
             },
             Packet::Subscribe(subscribe) => {
                 Action::Subscribe { filters: subscribe.filters().map(|filter| filter.raw.into()).collect() }
             }
-            _ => return false,
+            _ => return Ok(false),
         };
         let client_id = Arc::clone(&self.sessions[session].identity.client_id);
-        self.links[key].asked = Some(Bytes::copy_from_slice(bytes));
+        self.links[key].asked = Some(Asked { packet: Bytes::copy_from_slice(bytes), counts });
         self.requests.push_back(Request { id: RequestId(key), work: Work::Authorize { client_id, action } });
-        true
+        Ok(true)
     }
 
     /// QoS 2 that is in progress already was allowed when it came first.
@@ -60,9 +68,9 @@ impl Shard {
     /// The answer: the packet is carried out, as far as it is allowed; then those behind it.
     pub(super) fn authorized(&mut self, now: Instant, key: LinkKey, verdicts: &[bool]) {
         let Some(link) = self.links.get_mut(key) else { return };
-        let Some(bytes) = link.asked.take() else { return };
+        let Some(Asked { packet, counts }) = link.asked.take() else { return };
         let Some(session) = link.session() else { return };
-        let packet = quelea_mqtt::decode(&bytes, link.version, Sender::Client, &self.settings.packet);
+        let packet = quelea_mqtt::decode(&packet, link.version, Sender::Client, &self.settings.packet);
         let outcome = match packet.expect("decoded before it was asked for") {
             Packet::Subscribe(subscribe) => {
                 self.on_subscribe(now, key, session, &subscribe, verdicts);
@@ -71,9 +79,10 @@ impl Shard {
             Packet::Publish(publish)
                 if !verdicts.first().copied().unwrap_or(false) && !self.is_repeated(session, &publish) =>
             {
-                self.deny_publish(now, key, &publish);
+                self.deny_publish(now, key, &publish, counts);
                 Ok(())
             }
+            Packet::Publish(publish) => self.on_publish(now, key, session, &publish, counts),
             packet => self.on_packet(now, key, session, packet),
         };
         if let Err(reason) = outcome {
@@ -82,12 +91,13 @@ impl Shard {
         self.resume_input(now, key);
     }
 
-    /// A publication that is not allowed: QoS 1 and 2 hear so in MQTT 5; it is counted in any case.
-    pub(super) fn deny_publish(&mut self, now: Instant, key: LinkKey, publish: &Publish<'_>) {
+    /// A publication that is not allowed: QoS 1 and 2 hear so in MQTT 5; it is counted in any case. `counts` says whether
+    /// it counts against our Receive Maximum already.
+    pub(super) fn deny_publish(&mut self, now: Instant, key: LinkKey, publish: &Publish<'_>, counts: bool) {
         self.counters.denied += 1;
         let Some(id) = publish.packet_id else { return };
         let link = &mut self.links[key];
-        link.received_in_flight = link.received_in_flight.saturating_add(1);
+        link.received_in_flight = link.received_in_flight.saturating_add(u16::from(!counts));
         let number = link.acks.push(id, publish.qos);
         self.settle_ack(key, number, ReasonCode::NOT_AUTHORIZED);
         self.send_acks(now, key);

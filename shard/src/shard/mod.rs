@@ -104,7 +104,7 @@ pub enum DoorEnd {
 
 /// An operator's order.
 pub enum Order {
-    /// Take no new connections, tell every client to go (0x8B), be done by the deadline.
+    /// Take no new connections, tell every client to go (0x8B) once what waits for it is written, be done by the deadline.
     Drain {
         /// What is still open then is aborted.
         deadline: Instant,
@@ -259,6 +259,8 @@ pub struct Shard {
     pub(crate) quic: Option<Quic>,
     pub(crate) draining: Option<Instant>,
     pub(crate) refusals: Refusals,
+    /// While it drains: when those are told to go who have not taken what waits for them.
+    pub(crate) farewell_at: Option<Instant>,
 
     // Sessions.
     pub(crate) sessions: Slots<SessionKey, Session>,
@@ -350,6 +352,7 @@ impl Shard {
             quic: parts.quic,
             draining: None,
             refusals: Refusals::default(),
+            farewell_at: None,
             sessions: Slots::new(),
             by_client: KeyedMap::with_hasher(keyed),
             homes: Home::new(keyed),
@@ -461,6 +464,11 @@ impl Shard {
         c.work_units = self.work;
         c.tickets = self.tickets.len() as u64;
         c.parked = self.holds.values().map(|hold| u64::from(hold.waiting)).sum();
+        if self.draining.is_some() {
+            let sessions = self.sessions.values().map(Session::held);
+            let groups = self.groups.values().map(|group| group.members.queued() + group.parked.len());
+            c.held_while_draining = sessions.chain(groups).sum::<usize>() as u64;
+        }
         c.waiting_credit = self.peers.iter().map(|peer| peer.waiting() as u64).sum();
         c
     }

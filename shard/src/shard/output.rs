@@ -24,6 +24,9 @@ impl Shard {
                 self.unpark(now, key);
                 self.advance_replay(key);
                 self.lend(key);
+                if self.draining.is_some() {
+                    self.part_if_served(now, key);
+                }
             }
         }
         keep_memory(&mut self.ready_sessions, listed);

@@ -9,6 +9,7 @@ use quelea_mqtt::{
 use crate::envelope::{LinkKey, SessionKey};
 use crate::link::{CloseHow, Link, LinkState};
 use crate::session::{Outgoing, PublishVerdict, Released};
+use crate::witness::{Subject, Why};
 
 use super::sessions::WillAt;
 use super::{Permissions, Shard};
@@ -35,10 +36,16 @@ impl Shard {
             (LinkState::AwaitConnect, Packet::Connect(connect)) => self.on_connect(now, key, &connect),
             (LinkState::Online(session), packet) => {
                 let session = *session;
-                if link.permissions == Permissions::Ask && self.ask_permission(key, session, &packet, bytes) {
-                    return;
-                }
-                if let Err(reason) = self.on_packet(now, key, session, packet) {
+                let asked = match link.permissions {
+                    Permissions::Everything => Ok(false),
+                    Permissions::Ask => self.ask_permission(key, session, &packet, bytes),
+                };
+                let outcome = match asked {
+                    Ok(false) => self.on_packet(now, key, session, packet),
+                    Ok(true) => Ok(()),
+                    Err(reason) => Err(reason),
+                };
+                if let Err(reason) = outcome {
                     self.refuse_packet(now, key, reason);
                 }
             }
@@ -55,16 +62,19 @@ impl Shard {
         packet: Packet<'_>,
     ) -> Result<(), ReasonCode> {
         match packet {
-            Packet::Publish(publish) => self.on_publish(now, key, session, &publish),
+            Packet::Publish(publish) => {
+                let counts = self.count_in_flight(key, session, &publish)?;
+                self.on_publish(now, key, session, &publish, counts)
+            }
             Packet::PubAck(ack) => {
                 let outcome = self.sessions[session].outbound.on_puback(ack.packet_id);
-                self.on_outcome(now, session, &outcome)
+                self.on_outcome(now, session, &outcome, ack.reason)
             }
             Packet::PubRec(ack) => self.on_pubrec(now, key, session, &ack),
             Packet::PubRel(ack) => self.on_pubrel(key, session, &ack),
             Packet::PubComp(ack) => {
                 let outcome = self.sessions[session].outbound.on_pubcomp(ack.packet_id);
-                self.on_outcome(now, session, &outcome)
+                self.on_outcome(now, session, &outcome, ReasonCode::SUCCESS)
             }
             Packet::Subscribe(subscribe) => {
                 let allowed: smallvec::SmallVec<[bool; 8]> = subscribe.filters().map(|_| true).collect();
@@ -89,7 +99,7 @@ impl Shard {
 
     /// Counts a publication against our Receive Maximum `[MQTT-3.3.4-7]`; whether it counts. QoS 2 that is sent again on the
     /// same connection is one publication in flight, not two.
-    fn count_in_flight(
+    pub(super) fn count_in_flight(
         &mut self,
         key: LinkKey,
         session: SessionKey,
@@ -107,17 +117,18 @@ impl Shard {
         }
     }
 
-    fn on_publish(
+    /// `counts` is what [`Self::count_in_flight`] said of it.
+    pub(super) fn on_publish(
         &mut self,
         now: Instant,
         key: LinkKey,
         session: SessionKey,
         publish: &Publish<'_>,
+        counts: bool,
     ) -> Result<(), ReasonCode> {
         if publish.qos > self.settings.qos_max {
             return Err(ReasonCode::QOS_NOT_SUPPORTED);
         }
-        let counts = self.count_in_flight(key, session, publish)?;
         let link = &mut self.links[key];
         let alias_topic;
         let topic = match (publish.topic, publish.properties.topic_alias) {
@@ -159,8 +170,7 @@ impl Shard {
         self.counters.publishes_received += 1;
         if reserved {
             // The broker's own topics are not for clients.
-            link.received_in_flight -= u16::from(publish.packet_id.is_some());
-            self.deny_publish(now, key, publish);
+            self.deny_publish(now, key, publish, counts);
             return Ok(());
         }
         let ack = publish.packet_id.map(|id| self.links[key].acks.push(id, publish.qos));
@@ -257,7 +267,7 @@ impl Shard {
         let reason = match outcome {
             Outgoing::Release => ReasonCode::SUCCESS,
             Outgoing::Unknown if !ack.reason.is_error() => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-            _ => return self.on_outcome(now, session, &outcome),
+            _ => return self.on_outcome(now, session, &outcome, ack.reason),
         };
         write_ack(&mut self.links[key], AckKind::PubRel, ack.packet_id, reason);
         self.sent_packet(key);
@@ -269,12 +279,17 @@ impl Shard {
         now: Instant,
         session: SessionKey,
         outcome: &Outgoing,
+        said: ReasonCode,
     ) -> Result<(), ReasonCode> {
         match outcome {
             // An identifier that we do not know is what a client sends again after a lost connection.
             Outgoing::Unknown | Outgoing::Release => Ok(()),
             Outgoing::WrongQoS => Err(ReasonCode::PROTOCOL_ERROR),
-            Outgoing::Complete(_) => {
+            Outgoing::Complete(message) => {
+                if let Some(refused) = message.as_ref().filter(|_| said.is_error()) {
+                    self.counters.dropped_refused += 1;
+                    self.tell_loss(Subject::Session(session), Why::Refused, &refused.message);
+                }
                 self.list_session(session);
                 self.unpark(now, session);
                 Ok(())

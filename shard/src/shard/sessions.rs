@@ -131,6 +131,7 @@ impl Shard {
         let home = self.home_of(&session.identity.client_id);
         self.send_control(home, Control::Ended { identity: session.identity });
         self.counters.dropped_session_end += (session.parked.len() + session.outbound.waiting()) as u64;
+        self.counters.unacknowledged_session_end += session.outbound.unacknowledged() as u64;
         for parked in session.parked {
             self.release_parked(now, parked.hold);
         }

@@ -51,7 +51,7 @@ impl Shard {
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let own = self.timers.peek().map(|entry| entry.at);
         let quic = self.quic.as_mut().and_then(Quic::poll_timeout);
-        [own, quic, self.retained_sweep_at, self.draining].into_iter().flatten().min()
+        [own, quic, self.retained_sweep_at, self.farewell_at, self.draining].into_iter().flatten().min()
     }
 
     /// Time has passed. What is more than a turn's work is due again at once: input comes in between.
@@ -72,6 +72,9 @@ impl Shard {
         }
         if self.retained_sweep_at.is_some_and(|at| at <= now) {
             self.sweep_retained(now);
+        }
+        if self.farewell_at.is_some_and(|at| at <= now) {
+            self.part_from_all(now);
         }
         if self.draining.is_some_and(|deadline| deadline <= now) {
             self.abort_all(now);

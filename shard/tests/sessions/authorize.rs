@@ -51,3 +51,30 @@ fn each_publication_and_each_filter_is_asked_for_and_order_is_kept() {
     assert_eq!(said.iter().filter(|line| line.starts_with("PUBLISH")).count(), 2);
     assert_eq!(bed.counter("denied"), 2);
 }
+
+#[test]
+fn what_is_denied_counts_against_receive_maximum() {
+    let settings = quelea_shard::Settings { queue_messages_max: 1, receive_max: 3, ..Default::default() };
+    let mut bed = Bed::with(1, &settings);
+    bed.policy = policy;
+    let slow = quelea_mqtt::Connect { receive_max: core::num::NonZeroU16::new(1), ..v5("slow") };
+    let slow = bed.connect(0, &slow);
+    bed.sub(slow, 1, "t", QoS::AtLeastOnce);
+    let client = bed.client(0, "a");
+    for n in 1..=3 {
+        bed.publish(client, &publication("t", "x", QoS::AtLeastOnce, n));
+    }
+    assert_eq!(bed.take(client).len(), 2, "the third waits");
+    for n in 4..=5 {
+        bed.publish(client, &publication("secret/a", "x", QoS::ExactlyOnce, n));
+    }
+    assert_eq!(bed.take(client), [""; 0], "two refusals wait behind it");
+    bed.publish(client, &publication("secret/a", "x", QoS::AtLeastOnce, 6));
+    assert_eq!(bed.take(client), ["DISCONNECT 0x93"]);
+    // Told one by one, they count no more.
+    let other = bed.client(0, "b");
+    for n in 1..=10 {
+        bed.publish(other, &publication("secret/a", "x", QoS::ExactlyOnce, n));
+        assert_eq!(bed.take(other), [format!("PUBREC {n} 0x87")]);
+    }
+}

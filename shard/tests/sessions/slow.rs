@@ -214,3 +214,84 @@ fn a_publisher_that_leaves_while_it_waits_counts_no_more() {
         assert_eq!(bed.take(slow).len(), 1);
     }
 }
+
+/// An MQTT 5 subscriber of `t` that takes one message at a time, and a publisher that has sent it five.
+fn behind(shards: usize, expiry_s: u32) -> (Bed, Client) {
+    let mut bed = Bed::new(shards);
+    let receive_max = core::num::NonZeroU16::new(1);
+    let slow = bed.connect(0, &Connect { receive_max, session_expiry_s: Some(expiry_s), ..v5("slow") });
+    bed.sub(slow, 1, "t", QoS::AtLeastOnce);
+    bed.take(slow);
+    let publisher = bed.client(shards - 1, "p");
+    for n in 1..=5 {
+        bed.publish(publisher, &publication("t", &n.to_string(), QoS::AtLeastOnce, n));
+    }
+    assert_eq!(bed.take(publisher).len(), 5);
+    assert_eq!(bed.take(slow), ["PUBLISH t q1 id1 '1'"]);
+    (bed, slow)
+}
+
+fn drain(bed: &mut Bed) {
+    let deadline = bed.now + Duration::from_secs(8);
+    for shard in &mut bed.shards {
+        shard.handle_order(bed.now, quelea_shard::Order::Drain { deadline });
+    }
+    bed.run();
+}
+
+#[test]
+fn a_drain_waits_until_acknowledged_messages_are_written() {
+    for shards in [1, 2] {
+        let (mut bed, slow) = behind(shards, 100);
+        drain(&mut bed);
+        for n in 1..=3 {
+            assert_eq!(bed.take(slow), [""; 0]);
+            assert_eq!(bed.counter("held_while_draining"), 6 - n);
+            bed.ack(slow, AckKind::PubAck, n as u16);
+            assert_eq!(bed.take(slow), [format!("PUBLISH t q1 id{0} '{0}'", n + 1)]);
+        }
+        bed.ack(slow, AckKind::PubAck, 4);
+        assert_eq!(bed.take(slow), ["PUBLISH t q1 id5 '5'", "DISCONNECT 0x8b"]);
+        bed.run();
+        assert!(bed.shards.iter().all(quelea_shard::Shard::is_drained));
+        assert_eq!(bed.counter("held_while_draining"), 1, "what was not acknowledged");
+    }
+}
+
+#[test]
+fn a_drain_does_not_wait_for_ever_and_counts_what_is_left() {
+    for expiry_s in [0, 100] {
+        let (mut bed, slow) = behind(1, expiry_s);
+        drain(&mut bed);
+        bed.pass(Duration::from_secs(5));
+        assert_eq!(bed.take(slow), [""; 0]);
+        bed.pass(Duration::from_secs(1));
+        assert_eq!(bed.take(slow), ["DISCONNECT 0x8b"]);
+        assert!(bed.shards[0].is_drained());
+        let ended = (bed.counter("dropped_session_end"), bed.counter("unacknowledged_session_end"));
+        match expiry_s {
+            0 => assert_eq!((ended, bed.counter("held_while_draining")), ((4, 1), 0)),
+            _ => assert_eq!((ended, bed.counter("held_while_draining")), ((0, 0), 5)),
+        }
+    }
+}
+
+#[test]
+fn what_a_subscriber_refuses_or_leaves_unacknowledged_is_counted() {
+    let mut bed = Bed::new(1);
+    let subscriber = bed.client(0, "s");
+    bed.sub(subscriber, 1, "t", QoS::ExactlyOnce);
+    let publisher = bed.client(0, "p");
+    for (n, qos) in
+        [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce), (3, QoS::AtLeastOnce), (4, QoS::ExactlyOnce)]
+    {
+        bed.publish(publisher, &publication("t", "x", qos, n));
+    }
+    bed.send(subscriber, &[0x40, 3, 0, 1, 0x83]);
+    bed.send(subscriber, &[0x50, 3, 0, 2, 0x97]);
+    assert_eq!(bed.counter("dropped_refused"), 2);
+    bed.ack(subscriber, AckKind::PubRec, 4);
+    bed.reset(subscriber);
+    assert_eq!(bed.counter("unacknowledged_session_end"), 1, "the third; of the fourth only PUBCOMP was due");
+    assert_eq!(bed.counter("dropped_refused"), 2);
+}

@@ -39,6 +39,7 @@ impl Oracle {
             (Why::GroupFull, c.dropped_group_full),
             (Why::TooLarge, c.dropped_too_large),
             (Why::Expired, c.expired),
+            (Why::Refused, c.dropped_refused),
         ];
         // Those that went with a connection are counted only.
         let at_most =

@@ -78,6 +78,6 @@ fn is_transient(why: Why) -> bool {
         | Why::Qos0Credit
         | Why::Qos0Memory
         | Why::Qos0Group => true,
-        Why::OfflineFull | Why::Slow | Why::GroupFull | Why::TooLarge | Why::Expired => false,
+        Why::OfflineFull | Why::Slow | Why::GroupFull | Why::TooLarge | Why::Expired | Why::Refused => false,
     }
 }
