@@ -224,7 +224,8 @@ fn a_call_is_bounded_by_the_bytes_of_what_it_looks_at() {
             break;
         }
     }
-    assert_eq!((calls, steps), (50, 100));
+    // The last topic uses up a budget, too: one more call sees that nothing is left.
+    assert_eq!((calls, steps), (51, 100));
     // A topic that is longer than the budget is looked at all the same.
     let mut budget = WalkBudget { steps: 1_000, bytes: 1 };
     let after = store.walk(filter("#"), None, &mut budget, |_, _| true);

@@ -155,7 +155,7 @@ fn at_the_memory_ceiling_work_is_refused_in_order_and_the_broker_lives() {
     let late = bed.opens(0, &connect_311("02", "late"));
     bed.hears_and_is_closed(late, "20 02 00 03");
     // None of it has cost memory, and everybody is still there.
-    assert_eq!(bed.counter("memory_bytes"), held);
+    assert!(bed.counter("memory_bytes") <= held);
     for client in [slow, watcher, publisher, other] {
         bed.says(client, "C0 00");
         assert!(bed.take_bytes(client).ends_with(&wire("D0 00")));

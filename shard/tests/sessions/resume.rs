@@ -71,7 +71,9 @@ fn unacknowledged_messages_are_sent_again_in_order_and_only_as_fast_as_allowed()
         bed.ack(back, AckKind::PubRec, 3);
         bed.ack(back, AckKind::PubComp, 3);
         assert_eq!(bed.take(back), ["PUBREL 3 0x00"]);
-        assert_eq!(bed.counter("memory_bytes"), crate::publish::ONE_SUBSCRIPTION);
+        bed.reset(publisher);
+        bed.disconnect(back, &Disconnect { session_expiry_s: Some(0), ..Disconnect::default() });
+        assert_eq!(bed.counter("memory_bytes"), 0);
     }
 }
 

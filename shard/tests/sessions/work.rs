@@ -107,6 +107,7 @@ fn sessions_that_expire_together_go_a_few_in_every_turn() {
     bed.pass(Duration::from_secs(1));
     assert_eq!(bed.counter("sessions_expired"), 20);
     assert_eq!(bed.counter("subscriptions"), 0);
+    bed.reset(other);
     assert_eq!(bed.counter("memory_bytes"), 0);
 }
 
@@ -130,6 +131,7 @@ fn the_filters_of_a_session_that_ends_go_by_and_by_and_match_nobody_meanwhile() 
     assert_eq!(bed.take(publisher), ["PUBACK 1 0x10"]);
     bed.run();
     assert_eq!((bed.counter("subscriptions"), bed.counter("groups")), (0, 0));
+    bed.reset(publisher);
     assert_eq!(bed.counter("memory_bytes"), 0);
 }
 
