@@ -133,7 +133,7 @@ fn the_doors_are_abused() {
         "tls_truncated",
         "websockets_opened",
         "websockets_refused",
-        "websocket_errors",
+        "tls_handshakes_refused",
         "proxy_refused",
         "layer_timeouts",
     ];
