@@ -253,7 +253,7 @@ fn a_walk_over_everything_leaves_nothing_out() {
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
             after = store.walk_all(after.as_deref(), WalkBudget::steps(steps), |topic, _| {
-                seen.push(topic.as_str().to_owned())
+                seen.push(topic.as_str().to_owned());
             });
             if after.is_none() {
                 break;
