@@ -142,7 +142,9 @@ fn bench_match(c: &mut Criterion<ThreadTime>) {
     for (name, kind) in Kind::ALL {
         let (trie, topics) = (trie_of(0..FILTERS, kind), asked_topics(kind));
         let mut hits = 0;
-        topics.iter().for_each(|text| trie.for_each_match(topic(text), |_, _| hits += 1));
+        topics.iter().for_each(|text| {
+            trie.for_each_match(topic(text), |_, _| hits += 1);
+        });
         println!(
             "{name}: {} filters, {:.2} matches per topic",
             trie.len_filters(),

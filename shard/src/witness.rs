@@ -81,6 +81,7 @@ impl core::fmt::Display for Why {
             Self::GroupFull => "the group is full",
             Self::TooLarge => "larger than the client's Maximum Packet Size",
             Self::Expired => "expired",
+            Self::Refused => "refused by the client",
         })
     }
 }
