@@ -86,6 +86,7 @@ columns! { QUIC, quic_values, QuicCounters {
     initials_queue_full: "quic_initials_queue_full", "First packets dropped because their queue was full";
     initials_prefix_full: "quic_initials_prefix_full", "First packets dropped because of their address prefix";
     refused_draining: "quic_refused_draining", "Connections refused while draining";
+    refused_memory: "quic_refused_memory", "Connections refused because memory is at its ceiling";
     refused_connections: "quic_refused_connections", "Connections refused at the maximum";
     refused_listener: "quic_refused_listener", "Connections refused at the maximum of their listener";
     refused_prefix: "quic_refused_prefix", "Connections refused at the maximum of their address prefix";

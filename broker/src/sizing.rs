@@ -31,6 +31,8 @@ pub(crate) fn shard_settings(config: &Config, shards: usize, memory_bytes: u64) 
         queue_bytes_max: usize::try_from(mqtt.queue_bytes_max.0).unwrap_or(usize::MAX),
         receive_max: saturated_u16(mqtt.receive_maximum),
         topic_alias_max: saturated_u16(mqtt.topic_alias_maximum),
+        topic_alias_bytes_max: usize::try_from(mqtt.topic_alias_bytes_max.0).unwrap_or(usize::MAX),
+        client_id_bytes_max: mqtt.client_id_bytes_max as usize,
         session_expiry_max: mqtt.session_expiry_max,
         connect_timeout: mqtt.connect_timeout,
         full_deadline: mqtt.full_deadline,

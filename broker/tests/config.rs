@@ -84,7 +84,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
         ),
         (
             "\n\n[mqt]\n",

@@ -118,6 +118,12 @@ counters! {
     connect_timeouts: Counter,
     #[doc = "Connections closed because the client was silent for one and a half keep alive intervals."]
     keep_alive_timeouts: Counter,
+    #[doc = "Connections closed because their topic aliases stood for more bytes than one may remember."]
+    topic_aliases_exceeded: Counter,
+    #[doc = "Connections refused because memory is at its ceiling."]
+    links_refused_memory: Counter,
+    #[doc = "Connections closed in the middle of a large packet because memory is at its ceiling."]
+    links_shed_memory: Counter,
     #[doc = "Connections closed because their session was taken over."]
     takeovers: Counter,
     #[doc = "Sessions moved to another shard."]

@@ -8,10 +8,10 @@
 //! While it is authenticating or claiming, packets are held in the receive buffer, bounded by pausing the transport.
 //! What is to be written waits in an [`Output`], which knows nothing of the rest.
 
+mod aliases;
 mod input;
 mod output;
 
-use core::num::NonZeroU16;
 use core::time::Duration;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,11 +23,11 @@ use quelea_mqtt::{Limits, Packet, PacketId, PacketType, QoS, ReasonCode, Sender,
 
 use crate::door::{DoorKindId, Layers};
 use crate::envelope::{LinkKey, SessionKey};
-use crate::hash::KeyedMap;
 use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
 use crate::shard::Permissions;
 
+pub(crate) use aliases::{AliasLimits, AliasesIn, AliasesOut};
 pub(crate) use input::Input;
 pub use output::WriteBatch;
 pub(crate) use output::{JOIN_BYTES_MAX, OUTPUT_HIGH_BYTES, OUTPUT_PAUSE_BYTES, Output};
@@ -227,7 +227,7 @@ pub(crate) struct Link {
     pub(crate) packet_bytes_max: u32,
     /// Reason strings and user properties are welcome on every packet `[MQTT-3.1.2-29]`.
     pub(crate) problem_information: bool,
-    pub(crate) aliases_in: Vec<Option<Box<str>>>,
+    pub(crate) aliases_in: AliasesIn,
     pub(crate) aliases_out: AliasesOut,
     pub(crate) acks: AckQueue,
     /// Acknowledgements that may be owed before reading pauses: before MQTT 5 a client cannot be told a Receive Maximum.
@@ -286,7 +286,7 @@ impl Link {
             charged_bytes: 0,
             packet_bytes_max: u32::MAX,
             problem_information: true,
-            aliases_in: Vec::new(),
+            aliases_in: AliasesIn::default(),
             aliases_out: aliases,
             acks: AckQueue::default(),
             acks_max: usize::MAX,
@@ -409,11 +409,14 @@ impl Link {
 
     /// Memory that this connection holds on behalf of its client.
     pub(crate) fn held_bytes(&self) -> usize {
-        let layers = self.layers.as_ref().map_or(0, |layers| layers.buffered_bytes());
+        let layers = self.layers.as_ref().map_or(0, |layers| LAYERS_BYTES + layers.buffered_bytes());
         self.input.held_bytes()
             + self.output.held_bytes()
             + self.asked.as_ref().map_or(0, |asked| asked.packet.len())
             + layers
+            + self.aliases_in.held_bytes()
+            + self.aliases_out.held_bytes()
+            + LINK_BYTES
     }
 
     /// Bytes that have come and wait for more, or for their turn.
@@ -428,46 +431,16 @@ impl Link {
     }
 }
 
-/// Topic aliases towards the client: the first topics that come get them, for the life of the connection.
-#[derive(Debug)]
-pub(crate) struct AliasesOut {
-    max: u16,
-    topics: Option<KeyedMap<Bytes, NonZeroU16>>,
-    keyed: crate::hash::Keyed,
-}
-
-impl AliasesOut {
-    pub(crate) fn new(keyed: crate::hash::Keyed) -> Self {
-        Self { max: 0, topics: None, keyed }
-    }
-
-    /// Aliases from 1 to `max`: the client's Topic Alias Maximum, or ours if that is smaller.
-    pub(crate) fn allow(&mut self, max: u16) {
-        self.max = max;
-    }
-
-    /// The alias of a topic: `(alias, is new)`.
-    pub(crate) fn alias(&mut self, topic: &[u8]) -> Option<(NonZeroU16, bool)> {
-        if self.max == 0 {
-            return None;
-        }
-        let topics = self.topics.get_or_insert_with(|| KeyedMap::with_hasher(self.keyed));
-        if let Some(alias) = topics.get(topic) {
-            return Some((*alias, false));
-        }
-        if topics.len() >= usize::from(self.max) {
-            return None;
-        }
-        let alias = NonZeroU16::new(topics.len() as u16 + 1)?;
-        // A copy: the publication's own allocation must not live as long as the connection.
-        topics.insert(Bytes::copy_from_slice(topic), alias);
-        Some((alias, true))
-    }
-}
-
 /// Publications of QoS 0 that wait for the other road: from here on the publisher is held back instead of losing some.
 /// A crossing costs one round between two shards, however many wait behind it.
 const DEFERRED_HOLD: usize = 64;
+
+/// What a connection costs beside its buffers: itself, its timers, and its entries in tables that have room to grow.
+const LINK_BYTES: usize = size_of::<Link>() + 256;
+
+/// The layers of a byte stream beside their buffers: TLS, which is the largest (`cargo run -p quelea-shard --example
+/// door_memory`).
+const LAYERS_BYTES: usize = 2_560;
 
 /// Packets held while a CONNECT is being answered: beyond this, reading pauses.
 pub(crate) const HELD_BYTES_MAX: usize = 64 * 1024;

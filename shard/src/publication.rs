@@ -179,8 +179,13 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// Bytes charged now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Charges so many bytes from now on.
-    fn recharge(&mut self, bytes: usize) {
+    pub(crate) fn recharge(&mut self, bytes: usize) {
         if bytes >= self.bytes {
             self.used.fetch_add(bytes - self.bytes, Ordering::Relaxed);
         } else {

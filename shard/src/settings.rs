@@ -68,6 +68,11 @@ pub struct Settings {
     pub topic_alias_max: u16,
     /// Topic aliases used towards a client that allows them.
     pub topic_alias_out_max: u16,
+    /// Bytes of topics with an alias that one connection may have remembered, in each direction. A client that sets more is
+    /// disconnected with 0x97; towards a client, further topics go without an alias.
+    pub topic_alias_bytes_max: usize,
+    /// Longest client identifier taken `[MQTT-3.1.3-5]`; a longer one is refused with 0x85. It is kept as long as the session.
+    pub client_id_bytes_max: usize,
     /// Longest session expiry granted.
     pub session_expiry_max: Duration,
     /// Highest QoS served.
@@ -132,6 +137,8 @@ impl Default for Settings {
             inflight_max: 256,
             topic_alias_max: 16,
             topic_alias_out_max: 16,
+            topic_alias_bytes_max: 64 << 10,
+            client_id_bytes_max: 1_024,
             session_expiry_max: Duration::from_secs(7 * 24 * 3600),
             qos_max: QoS::ExactlyOnce,
             connect_timeout: Duration::from_secs(10),
@@ -155,5 +162,12 @@ impl Default for Settings {
             #[cfg(feature = "mutants")]
             mutant: None,
         }
+    }
+}
+
+impl Settings {
+    /// What a client may have remembered of topics with an alias.
+    pub(crate) fn aliases_in(&self) -> crate::link::AliasLimits {
+        crate::link::AliasLimits { max: self.topic_alias_max, bytes_max: self.topic_alias_bytes_max }
     }
 }

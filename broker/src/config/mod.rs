@@ -214,6 +214,11 @@ pub struct MqttSection {
     /// Topic aliases that a client may set towards the broker.
     #[serde(deserialize_with = "units::count")]
     pub topic_alias_maximum: u32,
+    /// Bytes of topics with an alias that the broker remembers for one connection, in each direction.
+    pub topic_alias_bytes_max: ByteSize,
+    /// Longest client identifier, in bytes: at least what MQTT demands.
+    #[serde(deserialize_with = "units::count")]
+    pub client_id_bytes_max: u32,
     /// Levels of a topic name or filter.
     #[serde(deserialize_with = "units::count")]
     pub topic_levels_max: u32,
@@ -376,6 +381,8 @@ impl Default for MqttSection {
             packet_max: ByteSize((1 << 20) + (64 << 10)),
             receive_maximum: 32,
             topic_alias_maximum: 16,
+            topic_alias_bytes_max: ByteSize(64 << 10),
+            client_id_bytes_max: 1_024,
             topic_levels_max: 128,
             connect_timeout: Duration::from_secs(10),
             session_expiry_max: Duration::from_secs(7 * 24 * 60 * 60),

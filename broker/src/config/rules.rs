@@ -211,6 +211,8 @@ impl Rules {
         self.size("mqtt.packet_max", mqtt.packet_max, KIB..=255 * MIB);
         self.number("mqtt.receive_maximum", mqtt.receive_maximum, 1..=65_535);
         self.number("mqtt.topic_alias_maximum", mqtt.topic_alias_maximum, 0..=65_535);
+        self.size("mqtt.topic_alias_bytes_max", mqtt.topic_alias_bytes_max, KIB..=16 * MIB);
+        self.number("mqtt.client_id_bytes_max", mqtt.client_id_bytes_max, 23..=65_535);
         self.number("mqtt.topic_levels_max", mqtt.topic_levels_max, 1..=128);
         let connect_timeout = Duration::from_secs(1)..=Duration::from_secs(600);
         self.duration("mqtt.connect_timeout", mqtt.connect_timeout, connect_timeout);

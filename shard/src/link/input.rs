@@ -1,6 +1,7 @@
-//! What has come from a client and waits: of a packet that is not complete, or behind packets that are held.
+//! What has come from a client and waits: the beginning of a packet, or packets that are held.
 //!
-//! Invariant: what it holds is at most a little more than twice what waits in it, however large the packet before was.
+//! Nothing comes here on the usual way: packets are taken out of the bytes as they came, and only a rest is kept.
+//! Invariant: it holds no more memory than a constant times what waits in it, and says how much it holds.
 
 use bytes::{Buf, BytesMut};
 

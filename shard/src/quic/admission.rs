@@ -4,7 +4,7 @@
 //! until the turn has time for them. What is too much is answered as cheaply as possible, in this order:
 //!
 //! ```text
-//! draining, or too many connections (in all, of the listener, of the prefix)
+//! draining, memory at its ceiling, or too many connections (in all, of the listener, of the prefix)
 //!                                                            ─▶ refused: CONNECTION_REFUSED tells the client
 //! queue full                                                 ─▶ silence: the client will repeat itself
 //! backlog, or too many of the prefix, address unproven       ─▶ Retry: nothing is kept, strangers must come back
@@ -32,6 +32,7 @@ pub(super) struct Admission {
     prefixes: HashMap<(QuicListenerId, Prefix), Guests, FixedState>,
     handshaking: usize,
     draining: bool,
+    memory_is_full: bool,
 }
 
 /// A first packet and when it came.
@@ -79,6 +80,7 @@ impl Guests {
 pub(super) enum Verdict {
     Wait,
     RefuseDraining,
+    RefuseMemory,
     RefuseConnections,
     RefuseListener,
     RefusePrefix,
@@ -96,6 +98,7 @@ impl Admission {
             prefixes: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             handshaking: 0,
             draining: false,
+            memory_is_full: false,
         }
     }
 
@@ -115,6 +118,11 @@ impl Admission {
         self.draining = draining;
     }
 
+    /// Whether everyone is refused for lack of memory.
+    pub(super) fn set_memory_is_full(&mut self, is_full: bool) {
+        self.memory_is_full = is_full;
+    }
+
     /// First packets that wait.
     pub(super) fn waiting(&self) -> usize {
         self.queue.len()
@@ -124,6 +132,9 @@ impl Admission {
     pub(super) fn judge(&self, settings: &QuicSettings, live: usize, guest: Guest) -> Verdict {
         if self.draining {
             return Verdict::RefuseDraining;
+        }
+        if self.memory_is_full {
+            return Verdict::RefuseMemory;
         }
         if live + self.queue.len() >= settings.connections_max {
             return Verdict::RefuseConnections;

@@ -31,6 +31,8 @@ pub struct QuicCounters {
     pub initials_prefix_full: u64,
     /// Of those: refused while draining.
     pub refused_draining: u64,
+    /// Of those: refused because memory is at its ceiling.
+    pub refused_memory: u64,
     /// Of those: refused at the connections' maximum.
     pub refused_connections: u64,
     /// Of those: refused at the maximum of their listener.

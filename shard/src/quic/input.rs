@@ -120,6 +120,10 @@ impl Quic {
                 counters.refused_draining += 1;
                 self.refuse(incoming, listener, None);
             }
+            Verdict::RefuseMemory => {
+                counters.refused_memory += 1;
+                self.refuse(incoming, listener, Some("memory is at its ceiling"));
+            }
             Verdict::RefuseConnections => {
                 counters.refused_connections += 1;
                 self.refuse(incoming, listener, Some("the shard has its maximum of connections"));

@@ -252,6 +252,11 @@ impl Quic {
         Some(value)
     }
 
+    /// Refuse everyone who is not connected yet while memory is at its ceiling.
+    pub fn set_memory_is_full(&mut self, is_full: bool) {
+        self.admission.set_memory_is_full(is_full);
+    }
+
     /// Established connections.
     pub fn connections(&self) -> usize {
         self.established

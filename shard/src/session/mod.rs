@@ -30,7 +30,7 @@ use quelea_mqtt::{QoS, RetainHandling, SubscriptionOptions, Version};
 use quelea_router::{ShardId, ShardSet};
 
 use crate::envelope::{HoldKey, Identity, LinkKey, Match};
-use crate::publication::{Message, Publication, PublisherId};
+use crate::publication::{Budget, Charge, Message, Publication, PublisherId};
 
 /// One subscription as the session remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,8 @@ pub struct Session {
     pub(crate) too_slow_until: Option<Instant>,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
+    /// What the session is charged with, beside its queues and subscriptions.
+    charge: Option<Charge>,
 }
 
 impl Session {
@@ -201,7 +203,15 @@ impl Session {
             left_before: 0,
             too_slow_until: None,
             listed: false,
+            charge: None,
         }
+    }
+
+    /// Charges this budget with the session and its queues, as long as it lives.
+    pub(crate) fn charge_to(&mut self, budget: &Budget) {
+        let bytes = size_of::<Self>() + self.identity.client_id.len() + SESSION_BYTES;
+        self.charge = Some(budget.charge(bytes));
+        self.outbound.charge_to(budget);
     }
 
     /// The connection, if a client is connected.
@@ -257,3 +267,6 @@ impl Session {
         }
     }
 }
+
+/// A session beside itself and its client identifier: its entry in the table of identifiers, its life, its timer.
+const SESSION_BYTES: usize = 160;

@@ -17,7 +17,7 @@ use std::time::Instant;
 use quelea_mqtt::{PacketId, QoS};
 
 use crate::envelope::{GroupTag, SubscriptionIdList};
-use crate::publication::Message;
+use crate::publication::{Budget, Charge, Message};
 
 /// A message on its way to one client.
 #[derive(Clone, Debug)]
@@ -120,9 +120,43 @@ pub struct Outbound {
     resent: usize,
     last_id: u16,
     quota: u16,
+    /// Heap of subscription identifiers that do not fit into their entry.
+    ids_bytes: usize,
+    /// What the tables above are charged with; messages are charged by themselves, once.
+    charge: Option<Charge>,
 }
 
 impl Outbound {
+    /// Charges this budget with the tables from now on, and no other.
+    pub(crate) fn charge_to(&mut self, budget: &Budget) {
+        self.charge = Some(budget.charge(self.held_bytes()));
+    }
+
+    /// Memory of the tables, messages not included: as it is allocated, so that it changes rarely.
+    fn held_bytes(&self) -> usize {
+        (self.queue.capacity() + self.transient.capacity()) * size_of::<(u64, Queued)>()
+            + self.inflight.capacity() * size_of::<Inflight>()
+            + self.ids_bytes
+    }
+
+    /// After every change: charges what is held now. Tables that have grown and are empty are given back.
+    fn recharge(&mut self) {
+        for table in [&mut self.queue, &mut self.transient] {
+            if table.is_empty() && table.capacity() > KEPT_ENTRIES_MAX {
+                *table = VecDeque::new();
+            }
+        }
+        if self.inflight.is_empty() && self.inflight.capacity() > KEPT_ENTRIES_MAX {
+            self.inflight = VecDeque::new();
+        }
+        let held = self.held_bytes();
+        if let Some(charge) = &mut self.charge
+            && charge.bytes() != held
+        {
+            charge.recharge(held);
+        }
+    }
+
     /// A client has connected: everything in flight is to be sent again, at most `quota` at a time.
     pub fn on_connected(&mut self, quota: u16) {
         self.quota = quota;
@@ -137,8 +171,11 @@ impl Outbound {
         self.quota = 0;
         self.resent = 0;
         let dropped = self.transient.len();
-        self.waiting_bytes -= self.transient.iter().map(|(_, queued)| bytes(queued)).sum::<usize>();
-        self.transient.clear();
+        for (_, queued) in core::mem::take(&mut self.transient) {
+            self.waiting_bytes -= bytes(&queued);
+            self.ids_bytes -= ids_bytes(&queued);
+        }
+        self.recharge();
         dropped
     }
 
@@ -167,17 +204,21 @@ impl Outbound {
 
     fn push(&mut self, queued: Queued) {
         self.waiting_bytes += bytes(&queued);
+        self.ids_bytes += ids_bytes(&queued);
         self.arrivals += 1;
         match queued.qos {
             QoS::AtMostOnce => self.transient.push_back((self.arrivals, queued)),
             _ => self.queue.push_back((self.arrivals, queued)),
         }
+        self.recharge();
     }
 
     /// Makes room by dropping the oldest waiting message, QoS 0 first.
     pub fn drop_oldest(&mut self) -> Option<Queued> {
         let (_, dropped) = self.transient.pop_front().or_else(|| self.queue.pop_front())?;
         self.waiting_bytes -= bytes(&dropped);
+        self.ids_bytes -= ids_bytes(&dropped);
+        self.recharge();
         Some(dropped)
     }
 
@@ -205,6 +246,11 @@ impl Outbound {
     /// the order of its arrival. QoS 0 passes QoS 1 and 2 only while the client's quota is used up.
     pub fn pump(&mut self, now: Instant, limits: &OutboundLimits, sink: &mut impl OutboundSink) {
         self.pump_resend(sink);
+        self.pump_new(now, limits, sink);
+        self.recharge();
+    }
+
+    fn pump_new(&mut self, now: Instant, limits: &OutboundLimits, sink: &mut impl OutboundSink) {
         while sink.has_room() {
             let acknowledged =
                 self.queue.front().filter(|_| self.may_send_acknowledged(limits)).map(|(n, _)| *n);
@@ -267,6 +313,7 @@ impl Outbound {
     fn send_transient(&mut self, now: Instant, sink: &mut impl OutboundSink) {
         let Some((_, queued)) = self.transient.pop_front() else { return };
         if let Some(queued) = self.sendable(now, sink, queued) {
+            self.ids_bytes -= ids_bytes(&queued);
             sink.publish(&queued, None, false);
         }
     }
@@ -274,13 +321,15 @@ impl Outbound {
     /// A message that has left its queue, unless it may not be sent any more.
     fn sendable(&mut self, now: Instant, sink: &mut impl OutboundSink, queued: Queued) -> Option<Queued> {
         self.waiting_bytes -= bytes(&queued);
-        if queued.message.is_expired(now) {
-            sink.discarded(queued, Discard::Expired);
+        let why = if queued.message.is_expired(now) {
+            Discard::Expired
         } else if !sink.fits(&queued) {
-            sink.discarded(queued, Discard::TooLarge);
+            Discard::TooLarge
         } else {
             return Some(queued);
-        }
+        };
+        self.ids_bytes -= ids_bytes(&queued);
+        sink.discarded(queued, why);
         None
     }
 
@@ -339,6 +388,7 @@ impl Outbound {
         let entry = self.inflight.remove(at).expect("position of an entry");
         if let InflightState::Published(queued) = &entry.state {
             self.inflight_bytes -= bytes(queued);
+            self.ids_bytes -= ids_bytes(queued);
         }
         let to =
             self.inflight.iter().take_while(|entry| matches!(entry.state, InflightState::Released)).count();
@@ -347,6 +397,7 @@ impl Outbound {
             // It has not been sent again yet on this connection, and need not be: its PUBREL leaves now.
             self.resent += 1;
         }
+        self.recharge();
     }
 
     /// PUBCOMP: a QoS 2 delivery is complete.
@@ -370,13 +421,16 @@ impl Outbound {
         if entry.charged {
             self.quota += 1;
         }
-        match entry.state {
+        let queued = match entry.state {
             InflightState::Published(queued) => {
                 self.inflight_bytes -= bytes(&queued);
+                self.ids_bytes -= ids_bytes(&queued);
                 Some(queued)
             }
             InflightState::Released => None,
-        }
+        };
+        self.recharge();
+        queued
     }
 
     /// Takes out every message that a client who has gone leaves unfinished of its shared groups: they go back to their
@@ -404,9 +458,13 @@ impl Outbound {
         for queue in [&mut self.queue, &mut self.transient] {
             let (back, kept): (Vec<_>, Vec<_>) = queue.drain(..).partition(|(_, queued)| theirs(queued));
             let back = back.into_iter().map(|(_, queued)| queued);
-            taken.extend(back.inspect(|queued| self.waiting_bytes -= bytes(queued)));
+            taken.extend(back.inspect(|queued| {
+                self.waiting_bytes -= bytes(queued);
+                self.ids_bytes -= ids_bytes(queued);
+            }));
             queue.extend(kept);
         }
+        self.recharge();
         taken
     }
 
@@ -436,6 +494,18 @@ impl Outbound {
 /// above any Receive Maximum that we honour, far below the number of packet identifiers.
 const INFLIGHT_ENTRIES_MAX: usize = 1_024;
 
+/// Tables of more entries are given back when they are empty.
+const KEPT_ENTRIES_MAX: usize = 256;
+
+/// What an entry counts against the queue's limit in bytes: the message, and identifiers that take memory of their own.
+/// All of them have to be sent `[MQTT-3.3.4-3]`, so thousands in one delivery are the session's to pay.
 fn bytes(queued: &Queued) -> usize {
-    queued.message.bytes()
+    queued.message.bytes() + ids_bytes(queued)
+}
+
+fn ids_bytes(queued: &Queued) -> usize {
+    match queued.subscription_ids.spilled() {
+        true => queued.subscription_ids.capacity() * size_of::<u32>(),
+        false => 0,
+    }
 }

@@ -56,13 +56,13 @@ impl Shard {
         if let Some(topic) = publish.topic {
             if let Some(alias) = publish.properties.topic_alias {
                 // Denied or not, the alias is set.
-                let max = self.settings.topic_alias_max;
-                super::packets::learn_alias(&mut self.links[key], alias.get(), topic.as_str(), max).ok()?;
+                let limits = self.settings.aliases_in();
+                self.links[key].aliases_in.learn(alias.get(), topic.as_str(), limits).ok()?;
             }
             return Some(topic.as_str().into());
         }
         let alias = publish.properties.topic_alias?;
-        self.links[key].aliases_in.get(usize::from(alias.get()) - 1)?.clone()
+        self.links[key].aliases_in.topic(alias.get()).map(Into::into)
     }
 
     /// The answer: the packet is carried out, as far as it is allowed; then those behind it.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use quelea_mqtt::{ConnAck, ConnAckProperties, Connect, QoS, ReasonCode, TopicName, Version};
 
 use crate::envelope::{Claim, Control, Identity, LinkKey, SessionKey};
-use crate::link::{Connecting, LinkState};
+use crate::link::{AliasLimits, Connecting, LinkState};
 use crate::publication::Publication;
 use crate::session::{PendingWill, Presence};
 
@@ -23,7 +23,8 @@ impl Shard {
         link.packet_bytes_max = connect.packet_bytes_max.map_or(u32::MAX, NonZeroU32::get);
         link.problem_information = connect.request_problem_information.unwrap_or(true);
         let aliases = connect.topic_alias_max.unwrap_or(0).min(self.settings.topic_alias_out_max);
-        link.aliases_out.allow(aliases);
+        let bytes_max = self.settings.topic_alias_bytes_max;
+        link.aliases_out.allow(AliasLimits { max: aliases, bytes_max });
         if let Err(reason) = self.may_connect(connect) {
             return self.refuse_connect(now, key, reason);
         }
@@ -56,6 +57,10 @@ impl Shard {
             if is_brokers_own(will.topic.as_str()) {
                 return Err(ReasonCode::NOT_AUTHORIZED);
             }
+        }
+        // A server takes up to 23 bytes, and more as it likes `[MQTT-3.1.3-5]`.
+        if connect.client_id.len() > self.settings.client_id_bytes_max {
+            return Err(ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
         }
         // MQTT 3.1.1 lets the server name only sessions that end with their connection `[MQTT-3.1.3-8]`.
         if connect.client_id.is_empty() && connect.version != Version::V5 && !connect.clean_start {

@@ -122,6 +122,7 @@ impl Shard {
         link.kind = kind;
         link.layers = Layers::new(&known.kind).map(Box::new);
         self.doors.insert(door, key);
+        self.recharge_link(key);
     }
 
     /// Whether another byte stream of this kind is served; counts why not.

@@ -17,6 +17,7 @@ use quelea_router::ShardId;
 
 use crate::envelope::{Claim, Control, Identity};
 use crate::hash::{Keyed, KeyedMap};
+use crate::publication::Charge;
 
 use super::Shard;
 
@@ -32,6 +33,8 @@ struct Resident {
     /// The claim being served, while it takes more than one message.
     serving: Option<(ShardId, Claim)>,
     waiting: VecDeque<(ShardId, Claim)>,
+    /// What the entry is charged with.
+    _charge: Charge,
 }
 
 impl Home {
@@ -66,6 +69,7 @@ impl Shard {
             identity: Arc::clone(&identity),
             serving: None,
             waiting: VecDeque::new(),
+            _charge: self.budget.charge(RESIDENT_BYTES + claim.client_id.len()),
         };
         self.homes.clients.insert(claim.client_id, resident);
         self.send_control(from, Control::Granted { link: claim.link, identity, resume: false });
@@ -125,3 +129,6 @@ impl Shard {
         }
     }
 }
+
+/// An entry beside the client identifier, in a table that has room to grow, and its life.
+const RESIDENT_BYTES: usize = 2 * size_of::<Resident>() + 96;

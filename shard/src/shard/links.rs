@@ -97,6 +97,10 @@ impl Shard {
             self.counters.links_refused += 1;
             return None;
         }
+        if self.is_full() {
+            self.counters.links_refused_memory += 1;
+            return None;
+        }
         self.counters.links_opened += 1;
         let key = self.links.insert(Link::new(
             now,
@@ -105,6 +109,7 @@ impl Shard {
             AliasesOut::new(self.keyed),
             self.settings.barriers_max,
         ));
+        self.recharge_link(key);
         self.arm_link(key);
         Some(key)
     }
@@ -128,20 +133,30 @@ impl Shard {
         }
         self.pause_if_full(key);
         self.recharge_link(key);
-        self.shed_stranger(now, key);
+        self.shed_large(now, key);
     }
 
-    /// With memory at its ceiling, who is not connected yet may not fill a large buffer.
-    fn shed_stranger(&mut self, now: Instant, key: LinkKey) {
+    /// With memory at its ceiling nobody may fill a large buffer: who is in the middle of a large packet is cut, with 0x97
+    /// if it can be told. Pausing would leave it with what it has, and the ceiling would stay where it is. What is held
+    /// back here is not its fault, and bounded by pausing.
+    fn shed_large(&mut self, now: Instant, key: LinkKey) {
         if !self.is_full() {
             return;
         }
-        if let Some(link) = self.links.get(key)
-            && matches!(link.state, LinkState::AwaitConnect)
-            && link.received_bytes() > HELD_BYTES_MAX
-        {
-            self.counters.connects_refused += 1;
-            self.close_link(now, key, CloseHow::Finish);
+        let Some(link) = self.links.get(key) else { return };
+        if link.is_held() || link.is_crossing() || link.received_bytes() <= SHED_BYTES {
+            return;
+        }
+        match link.state {
+            LinkState::AwaitConnect => {
+                self.counters.connects_refused += 1;
+                self.close_link(now, key, CloseHow::Finish);
+            }
+            LinkState::Online(_) if !link.reading_paused => {
+                self.counters.links_shed_memory += 1;
+                self.disconnect(now, key, ReasonCode::QUOTA_EXCEEDED);
+            }
+            _ => {}
         }
     }
 
@@ -154,7 +169,9 @@ impl Shard {
             if let (Carrier::Stream(conn, _), Some(quic)) = (link.carrier, &self.quic) {
                 held += quic.charged_bytes(conn);
             }
-            self.budget.recharge(core::mem::replace(&mut link.charged_bytes, held), held);
+            if held != link.charged_bytes {
+                self.budget.recharge(core::mem::replace(&mut link.charged_bytes, held), held);
+            }
         }
     }
 
@@ -286,6 +303,7 @@ impl Shard {
     pub(super) fn refuse_packet(&mut self, now: Instant, key: LinkKey, reason: ReasonCode) {
         match reason {
             ReasonCode::MALFORMED_PACKET => self.counters.malformed += 1,
+            ReasonCode::QUOTA_EXCEEDED => self.counters.topic_aliases_exceeded += 1,
             _ => self.counters.protocol_errors += 1,
         }
         let link = &self.links[key];
@@ -439,6 +457,9 @@ impl Shard {
         }
     }
 }
+
+/// With memory at its ceiling, a packet that is not complete may have so many bytes here.
+const SHED_BYTES: usize = 16 * 1024;
 
 /// QUIC's error code for an MQTT reason on ALPN `mqtt`: OASIS committee note, section 6.7.
 fn quic_code(reason: ReasonCode) -> u64 {

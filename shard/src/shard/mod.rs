@@ -424,6 +424,10 @@ impl Shard {
         self.announce();
         self.write_streams(now);
         self.grant_input();
+        let is_full = self.is_full();
+        if let Some(quic) = &mut self.quic {
+            quic.set_memory_is_full(is_full);
+        }
     }
 
     /// Carries out an operator's order.

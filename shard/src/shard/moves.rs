@@ -196,6 +196,7 @@ impl Shard {
         let Some(value) = arriving.arrived.take() else { return };
         self.sessions_arriving -= 1;
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
+        arriving.outbound.charge_to(&self.budget);
         arriving.outbound.append(collected);
         arriving.inbound = value.inbound;
         arriving.version = value.version;

@@ -134,7 +134,7 @@ impl Shard {
         let topic = match (publish.topic, publish.properties.topic_alias) {
             (Some(topic), None) => topic,
             (Some(topic), Some(alias)) => {
-                learn_alias(link, alias.get(), topic.as_str(), self.settings.topic_alias_max)?;
+                link.aliases_in.learn(alias.get(), topic.as_str(), self.settings.aliases_in())?;
                 topic
             }
             (None, Some(alias)) => {
@@ -324,25 +324,11 @@ fn write_ack(link: &mut Link, kind: AckKind, packet_id: quelea_mqtt::PacketId, r
     ack.encode(kind, link.version, link.output.buffer()).expect("an acknowledgement of known size");
 }
 
-/// A topic with an alias: remembered for this connection `[MQTT-3.3.2-12]`.
-pub(super) fn learn_alias(link: &mut Link, alias: u16, topic: &str, max: u16) -> Result<(), ReasonCode> {
-    if alias > max {
-        return Err(ReasonCode::TOPIC_ALIAS_INVALID);
-    }
-    let at = usize::from(alias) - 1;
-    if link.aliases_in.len() <= at {
-        link.aliases_in.resize_with(at + 1, || None);
-    }
-    link.aliases_in[at] = Some(topic.into());
-    Ok(())
-}
-
 /// An alias without a topic: one that this connection has set.
 fn known_alias(link: &Link, alias: u16, max: u16) -> Result<Box<str>, ReasonCode> {
     if alias > max {
         return Err(ReasonCode::TOPIC_ALIAS_INVALID);
     }
-    let known = link.aliases_in.get(usize::from(alias) - 1).and_then(Clone::clone);
     // A gap in what the client has set is its error, not a wrong number `[MQTT-3.3.2-7]`.
-    known.ok_or(ReasonCode::PROTOCOL_ERROR)
+    link.aliases_in.topic(alias).map(Into::into).ok_or(ReasonCode::PROTOCOL_ERROR)
 }

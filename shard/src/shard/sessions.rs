@@ -26,7 +26,8 @@ impl Shard {
     /// A session that nobody has connected to yet.
     pub(super) fn open_session(&mut self, identity: &Arc<Identity>, presence: Presence) -> SessionKey {
         let publisher = self.publisher_id(&identity.client_id);
-        let session = Session::new(Arc::clone(identity), publisher, quelea_mqtt::Version::V5, presence);
+        let mut session = Session::new(Arc::clone(identity), publisher, quelea_mqtt::Version::V5, presence);
+        session.charge_to(&self.budget);
         let key = self.sessions.insert(session);
         let older = self.by_client.insert(Arc::clone(&identity.client_id), key);
         assert!(older.is_none(), "the home shard lets one session of a client live at a time");

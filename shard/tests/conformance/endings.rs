@@ -161,14 +161,14 @@ fn a_fault_costs_the_connection_that_it_came_on_and_no_other() {
 #[test]
 fn a_transient_error_ends_the_connection_of_a_client_that_cannot_be_told() {
     // No memory for anything.
-    let settings = Settings { memory_bytes_max: 20_000, ..Settings::default() };
+    let settings = Settings { memory_bytes_max: 26_000, ..Settings::default() };
     let mut bed = Bed::with(1, &settings);
     let (three, bystander) = (bed.three(0, "c"), bed.three(0, "b"));
     let payload = "x".repeat(18_000);
     bed.says(three, &format!("31 .. 0001't' '{payload}'"));
     bed.says(three, "33 .. 0001'u' 0001 'x'");
     bed.hears(three, "40 .. 0001");
-    let fill = "y".repeat(2_000);
+    let fill = "y".repeat(6_000);
     bed.says(three, &format!("33 .. 0001't' 0001 '{payload}{fill}'"));
     bed.take_bytes(three);
     bed.says(three, "32 .. 0001'v' 0002 'x'");

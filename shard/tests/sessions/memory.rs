@@ -1,8 +1,13 @@
 //! What a client can make the broker hold is charged as what it takes, and given back when it is not needed any more.
 
-use quelea_mqtt::QoS;
+use core::num::NonZeroU16;
+use std::time::Duration;
 
-use crate::bed::{Bed, Client, publication};
+use quelea_mqtt::{AckKind, Connect, QoS, SubscriptionOptions};
+use quelea_shard::Settings;
+
+use crate::bed::{Bed, Client, publication, v5, v311};
+use crate::resume::{persistent, resumed};
 
 /// Bytes charged on all shards.
 fn charged(bed: &mut Bed) -> u64 {
@@ -66,4 +71,176 @@ fn an_output_buffer_that_has_grown_is_charged_and_given_back_when_it_is_empty() 
     assert_eq!(bed.take(client).len(), 100_000);
     let after = charged(&mut bed);
     assert!(after <= before + 16 * 1024, "{before} bytes, then {after}");
+}
+
+/// Sets a topic alias with a publication of QoS 0.
+fn set_alias(bed: &mut Bed, client: Client, topic: &str, alias: u16) {
+    let mut packet = publication(topic, "", QoS::AtMostOnce, 0);
+    packet.properties.topic_alias = NonZeroU16::new(alias);
+    bed.publish(client, &packet);
+}
+
+#[test]
+fn topic_aliases_are_charged_and_limited_in_bytes() {
+    let settings = Settings { topic_alias_bytes_max: 10_000, ..Settings::default() };
+    let mut bed = Bed::with(1, &settings);
+    let client = bed.client(0, "c");
+    let before = charged(&mut bed);
+    set_alias(&mut bed, client, &"t".repeat(6_000), 1);
+    let after = charged(&mut bed);
+    assert!(after >= before + 6_000, "{before} bytes, then {after}");
+    // Set anew, it does not count twice; another one is too much.
+    set_alias(&mut bed, client, &"u".repeat(9_000), 1);
+    assert_eq!(bed.take(client), Vec::<String>::new());
+    set_alias(&mut bed, client, &"v".repeat(1_001), 2);
+    assert_eq!(bed.take(client), ["DISCONNECT 0x97"]);
+    assert_eq!(bed.counter("topic_aliases_exceeded"), 1);
+    bed.pass(Duration::from_secs(20));
+    assert_eq!(charged(&mut bed), 0);
+}
+
+#[test]
+fn towards_a_client_topics_get_aliases_while_their_bytes_allow() {
+    let settings = Settings { topic_alias_bytes_max: 10_000, ..Settings::default() };
+    let mut bed = Bed::with(1, &settings);
+    let reader = bed.connect(0, &Connect { topic_alias_max: Some(16), ..v5("r") });
+    bed.sub(reader, 1, "#", QoS::AtMostOnce);
+    bed.take(reader);
+    let writer = bed.client(0, "w");
+    let before = charged(&mut bed);
+    for letter in ["a", "b", "a", "b"] {
+        bed.publish(writer, &publication(&letter.repeat(6_000), "", QoS::AtMostOnce, 0));
+    }
+    let heard = bed.take_bytes(reader).len();
+    assert!((18_000..19_000).contains(&heard), "the first has an alias, the second has none: {heard} bytes");
+    let after = charged(&mut bed);
+    assert!(after >= before + 6_000, "{before} bytes, then {after}");
+}
+
+#[test]
+fn a_client_identifier_is_limited() {
+    let mut bed = Bed::new(1);
+    let longest = "c".repeat(1_024);
+    let client = bed.connect(0, &v5(&longest));
+    assert_eq!(bed.take(client), ["CONNACK 0x00 present=0"]);
+    let longer = "c".repeat(1_025);
+    let client = bed.connect(0, &v5(&longer));
+    assert_eq!(bed.take(client), ["CONNACK 0x85 present=0"]);
+    let client = bed.connect(0, &v311(&longer, true));
+    assert_eq!(bed.take_bytes(client)[..], [0x20, 0x02, 0x00, 0x02]);
+    assert_eq!((bed.counter("connects_refused"), bed.counter("sessions")), (2, 1));
+}
+
+#[test]
+fn connections_sessions_and_their_homes_are_charged_until_they_end() {
+    for shards in [1, 2, 3] {
+        let mut bed = Bed::new(shards);
+        let stranger = bed.open(0);
+        let link = charged(&mut bed);
+        assert!(link > 500, "a connection that says nothing costs {link} bytes");
+        bed.reset(stranger);
+        assert_eq!(charged(&mut bed), 0);
+        let long = "c".repeat(1_000);
+        let client = bed.connect(0, &persistent(&long));
+        bed.reset(client);
+        let offline = charged(&mut bed);
+        assert!(offline >= 2_000 + 500, "session and home remember the identifier: {offline} bytes");
+        // It moves, and costs the same there.
+        let client = bed.connect(shards - 1, &resumed(&long));
+        assert_eq!(bed.take(client), ["CONNACK 0x00 present=1"]);
+        bed.reset(client);
+        assert_eq!(charged(&mut bed), offline, "{shards} shards");
+        bed.pass(Duration::from_secs(8 * 24 * 3600));
+        assert_eq!(charged(&mut bed), 0, "{shards} shards");
+    }
+}
+
+#[test]
+fn every_queue_is_charged_with_its_entries() {
+    for shards in [1, 2] {
+        let mut bed = Bed::new(shards);
+        let publisher = bed.client(0, "p");
+        for n in 0..10 {
+            let name = format!("s{n}");
+            let client = bed.connect(0, &persistent(&name));
+            bed.sub(client, 1, "t", QoS::AtLeastOnce);
+            bed.reset(client);
+        }
+        let before = charged(&mut bed);
+        for n in 1..=100 {
+            bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+        }
+        let queued = charged(&mut bed) - before;
+        assert!(queued >= 10 * 100 * 64, "10 queues with 100 entries each: {queued} bytes");
+        // One comes back on another shard, and its queue with it; the others expire.
+        let client = bed.connect(shards - 1, &resumed("s3"));
+        bed.pass(Duration::from_secs(8 * 24 * 3600));
+        bed.reset(client);
+        bed.reset(publisher);
+        bed.pass(Duration::from_secs(8 * 24 * 3600));
+        assert_eq!(charged(&mut bed), 0, "{shards} shards");
+    }
+}
+
+#[test]
+fn identifiers_of_many_subscriptions_count_as_bytes_of_the_queue() {
+    let settings = Settings { queue_bytes_max: 10_000, ..Settings::default() };
+    let mut bed = Bed::with(1, &settings);
+    let client = bed.connect(0, &persistent("s"));
+    let filters =
+        ["+/+/+", "a/+/+", "+/b/+", "+/+/c", "a/b/+", "a/+/c", "+/b/c", "a/b/c", "a/#", "a/b/#", "#"];
+    for (n, filter) in (1..).zip(filters) {
+        bed.sub_with(client, n, filter, SubscriptionOptions::with_qos(QoS::AtLeastOnce), Some(n.into()));
+    }
+    bed.reset(client);
+    let publisher = bed.client(0, "p");
+    for n in 1..=100 {
+        bed.publish(publisher, &publication("a/b/c", "", QoS::AtLeastOnce, n));
+    }
+    // Without their identifiers (at least 44 bytes) 59 messages of 167 bytes would have found room.
+    let dropped = bed.counter("dropped_offline_full");
+    assert!((50..60).contains(&dropped), "{dropped}");
+}
+
+#[test]
+fn at_the_memory_ceiling_nobody_new_is_let_in_and_a_large_packet_is_cut() {
+    let mut bed = Bed::with(1, &Settings { memory_bytes_max: 100_000, ..Settings::default() });
+    let (five, bystander) = (bed.client(0, "five"), bed.client(0, "bystander"));
+    let three = bed.connect(0, &v311("three", true));
+    bed.take(three);
+    // Three packets of 1,000,000 bytes, none complete.
+    let head = [0x30, 0xC0, 0x84, 0x3D, 0x00, 0x01, b't', 0x00];
+    let part = [&head[..], &[b'x'; 15_000]].concat();
+    for client in [five, three, bystander] {
+        bed.send(client, &part);
+    }
+    assert!(charged(&mut bed) < 100_000);
+    bed.send(five, &[b'x'; 60_000]);
+    assert_eq!(bed.take(five), ["DISCONNECT 0x97"], "it has filled memory itself");
+    // Its buffer is free again; now something else is full.
+    let filler = bed.client(0, "filler");
+    bed.sub(filler, 1, "t", QoS::AtLeastOnce);
+    bed.take(filler);
+    bed.stall(filler, true);
+    let publisher = bed.client(0, "p");
+    let payload = "x".repeat(30_000);
+    for n in 1..=3 {
+        bed.publish(publisher, &publication("t", &payload, QoS::AtLeastOnce, n));
+    }
+    assert!(charged(&mut bed) >= 100_000);
+    let late = bed.open(0);
+    bed.run();
+    assert!(bed.is_closed(late));
+    assert_eq!(bed.counter("links_refused_memory"), 1);
+    // Who holds little stays, who goes on with a large packet does not.
+    bed.send(three, &[b'x'; 5_000]);
+    assert!(bed.is_closed(three));
+    bed.send(bystander, b"x");
+    assert!(!bed.is_closed(bystander));
+    assert_eq!(bed.counter("links_shed_memory"), 2);
+    bed.stall(filler, false);
+    for n in 1..=3 {
+        bed.ack(filler, AckKind::PubAck, n);
+    }
+    bed.client(0, "late");
 }

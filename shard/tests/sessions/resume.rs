@@ -7,11 +7,11 @@ use quelea_mqtt::{AckKind, Connect, Disconnect, QoS, ReasonCode};
 
 use crate::bed::{Bed, Client, publication, v5, v311};
 
-fn persistent(id: &str) -> Connect<'_> {
+pub(crate) fn persistent(id: &str) -> Connect<'_> {
     Connect { session_expiry_s: Some(3600), ..v5(id) }
 }
 
-fn resumed(id: &str) -> Connect<'_> {
+pub(crate) fn resumed(id: &str) -> Connect<'_> {
     Connect { clean_start: false, ..persistent(id) }
 }
 

@@ -65,7 +65,7 @@ fn world(shards: usize, choice: u8) -> Bed {
         group_messages_max: 3,
         groups_max: 3,
         retained_messages_max: 5,
-        memory_bytes_max: if choice & 8 != 0 { 8_000 } else { 1 << 20 },
+        memory_bytes_max: if choice & 8 != 0 { 14_000 } else { 1 << 20 },
         response_root: Some("answers".into()),
         deliver_window: if small { 1 } else { 8 },
         forward_window: if small { 1 } else { 8 },
