@@ -265,7 +265,11 @@ fn refused(code: u8) -> quelea_shard::Completion {
 
 #[test]
 fn an_identifier_that_makes_no_topic_gets_no_response_topic() {
-    let settings = quelea_shard::Settings { response_root: Some("answers".into()), ..Default::default() };
+    let settings = quelea_shard::Settings {
+        response_root: Some("answers".into()),
+        client_id_bytes_max: 65_535,
+        ..Default::default()
+    };
     for id in ["i".repeat(65_535), "i".repeat(65_528), "a/+".into(), "#".into()] {
         let mut bed = Bed::with(1, &settings);
         let client = bed.connect(0, &Connect { request_response_information: Some(true), ..v5(&id) });
