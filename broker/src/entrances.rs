@@ -165,7 +165,7 @@ fn websocket_rules(config: &Config, listener: &Listener) -> WebSocketRules {
     let origins = match &listener.origins {
         Some(listed) if listed.iter().any(|origin| origin == "*") => Origins::Any,
         Some(listed) => Origins::Listed(listed.iter().map(|origin| origin.as_str().into()).collect()),
-        None if listener.is_local() => Origins::Any,
+        None if listener.is_local() => Origins::Loopback,
         None => Origins::Listed(Vec::new()),
     };
     let defaults = WebSocketRules::default();

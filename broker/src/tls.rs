@@ -1,11 +1,15 @@
 //! The TLS configurations of listeners, QUIC's and those on byte streams: each for all shards and for the life of the
 //! process. Certificates and authorities are exchanged inside them.
+//!
+//! Where clients are asked for a certificate no session is resumed. A resumption takes the certificate's word of the
+//! handshake before (RFC 8446 §2.2), and rustls does not ask the verifier again: a client whose authority a reload has
+//! taken away, or whose certificate has expired, would come in for ever, with each ticket for the next.
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::server::ServerSessionMemoryCache;
 use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerSessionMemoryCache};
 
 use crate::certificate::{CurrentCertificate, provider};
 
@@ -33,14 +37,14 @@ pub fn server_config(
 ) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])?;
+    let resumes = clients.is_none();
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).into();
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
-    config.send_tls13_tickets = TICKETS;
+    resume(&mut config, resumes, SESSIONS_MAX);
     Ok(config)
 }
 
@@ -56,13 +60,24 @@ pub fn stream_config(
 ) -> Result<ServerConfig, rustls::Error> {
     let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+    let resumes = clients.is_none();
     let builder = match clients {
         Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(certificate);
     config.alpn_protocols = vec![protocol.to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(STREAM_SESSIONS_MAX);
-    config.send_tls13_tickets = TICKETS;
+    resume(&mut config, resumes, STREAM_SESSIONS_MAX);
     Ok(config)
+}
+
+/// Lets sessions be resumed, as many as are kept, or none.
+fn resume(config: &mut ServerConfig, resumes: bool, sessions_max: usize) {
+    if resumes {
+        config.session_storage = ServerSessionMemoryCache::new(sessions_max);
+        config.send_tls13_tickets = TICKETS;
+    } else {
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
 }

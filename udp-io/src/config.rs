@@ -1,6 +1,7 @@
 //! The sizes of a ring: every buffer and table it will ever own.
 
 use std::io;
+use std::time::Duration;
 
 use crate::choice::Backend;
 use crate::sys::BATCH_MAX;
@@ -40,6 +41,11 @@ pub struct RingConfig {
     /// `SO_RCVBUF` of doors, in bytes (the kernel doubles it); `None` leaves the kernel's growing default.
     /// Default 64 KiB.
     pub door_receive_buffer: Option<usize>,
+    /// How long a door may be silent before the kernel asks its peer whether it is there (`SO_KEEPALIVE`, `TCP_KEEPIDLE`). It
+    /// asks four times, a quarter of this apart (`TCP_KEEPINTVL`, `TCP_KEEPCNT`), so the door of a peer that has vanished ends
+    /// after twice this; whole seconds, at least 4. `None`: never, and a peer that vanishes while nothing is sent to it stays.
+    /// Default 60 s.
+    pub door_keepalive: Option<Duration>,
     /// The most that is handed over from one door per poll; epoll reads it through one buffer shared by all doors.
     /// Default 32 KiB.
     pub read_buffer_bytes: usize,
@@ -76,6 +82,7 @@ impl Default for RingConfig {
             doors_max: 1 << 16,
             door_send_buffer: Some(64 << 10),
             door_receive_buffer: Some(64 << 10),
+            door_keepalive: Some(Duration::from_secs(60)),
             read_buffer_bytes: 32 << 10,
             stream_buffers: 256,
             stream_buffer_bytes: 4 << 10,
@@ -110,6 +117,9 @@ impl RingConfig {
         if self.stream_buffer_bytes == 0 {
             return refuse("stream_buffer_bytes must not be 0");
         }
+        if self.door_keepalive.is_some_and(|idle| !(KEEPALIVE_MIN..=KEEPALIVE_MAX).contains(&idle)) {
+            return refuse("door_keepalive must be between 4 and 32,767 seconds");
+        }
         if self.doors_max > DOORS_MAX {
             return refuse("doors_max must not be above 16,777,216");
         }
@@ -123,5 +133,9 @@ const DATAGRAM_BYTES_MAX: usize = 1 << 16;
 const ARENA_BYTES_MAX: usize = 1 << 30;
 /// Entries of a ring of provided buffers (`io_uring_register_buf_ring(3)`).
 const BUFFERS_MAX: usize = 1 << 15;
+/// A quarter of it is a second, the kernel's least.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(4);
+/// The kernel's most (`MAX_TCP_KEEPIDLE`).
+const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 /// The upper half of the 32-bit slots names what is not a door.
 const DOORS_MAX: usize = 1 << 24;

@@ -13,11 +13,13 @@
 
 use std::io::{self, IoSlice};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use libc::{EPOLLIN, EPOLLOUT};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
+use crate::config::RingConfig;
 use crate::sink::{DoorId, WriteBatch};
 
 /// Doors by name.
@@ -30,6 +32,13 @@ pub(crate) struct Doors<D> {
 struct Slot<D> {
     generation: u32,
     door: Option<D>,
+}
+
+/// What every door's socket is told when it is opened, over either back end.
+pub(crate) struct DoorSockets {
+    send_buffer: Option<usize>,
+    receive_buffer: Option<usize>,
+    keepalive: Option<Duration>,
 }
 
 /// One byte stream.
@@ -106,6 +115,34 @@ impl<D> Doors<D> {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(id.slot() as u32);
         Some(door)
+    }
+}
+
+impl DoorSockets {
+    pub(crate) fn new(config: &RingConfig) -> DoorSockets {
+        DoorSockets {
+            send_buffer: config.door_send_buffer,
+            receive_buffer: config.door_receive_buffer,
+            keepalive: config.door_keepalive,
+        }
+    }
+
+    pub(crate) fn set_up(&self, stream: &TcpStream) -> io::Result<()> {
+        // The turn joins small packets itself; the kernel must not hold back what it is given.
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        if let Some(bytes) = self.send_buffer {
+            socket.set_send_buffer_size(bytes)?;
+        }
+        if let Some(bytes) = self.receive_buffer {
+            socket.set_recv_buffer_size(bytes)?;
+        }
+        if let Some(idle) = self.keepalive {
+            let probes =
+                TcpKeepalive::new().with_time(idle).with_interval(idle / PROBES).with_retries(PROBES);
+            socket.set_tcp_keepalive(&probes)?;
+        }
+        Ok(())
     }
 }
 
@@ -191,3 +228,36 @@ impl Unwritten {
 
 /// Slices that one call hands to the kernel (`UIO_FASTIOV` is 8; the kernel allows 1,024).
 const SLICES_MAX: usize = 64;
+
+/// Questions without an answer after which a peer is gone.
+const PROBES: u32 = 4;
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_asks_for_peers_that_have_fallen_silent() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let told = |config: &RingConfig| {
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            DoorSockets::new(config).set_up(&stream).unwrap();
+            let socket = SockRef::from(&stream);
+            socket.keepalive().unwrap().then(|| {
+                let [idle, interval] = [socket.tcp_keepalive_time(), socket.tcp_keepalive_interval()];
+                (
+                    idle.unwrap().as_secs(),
+                    interval.unwrap().as_secs(),
+                    socket.tcp_keepalive_retries().unwrap(),
+                )
+            })
+        };
+        assert_eq!(told(&RingConfig::default()), Some((60, 15, 4)));
+        let of = |keepalive| RingConfig { door_keepalive: keepalive, ..RingConfig::default() };
+        assert_eq!(told(&of(Some(Duration::from_secs(4)))), Some((4, 1, 4)));
+        assert_eq!(told(&of(None)), None);
+    }
+}

@@ -125,7 +125,7 @@ pub struct Listener {
     /// The path of the request that opens a WebSocket; `None`: `/mqtt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Sites whose pages may open one; `None`: all on loopback, none beyond.
+    /// Sites whose pages may open one; `None`: on loopback those that this machine serves, beyond it none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origins: Option<Vec<String>>,
 }

@@ -123,7 +123,8 @@ pub struct WsSection {
     pub allow_anonymous: bool,
     /// The path of the request that opens one.
     pub path: String,
-    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: all on loopback, none beyond.
+    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: on loopback those that this
+    /// machine serves, beyond it none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<Vec<String>>,
 }
@@ -139,7 +140,8 @@ pub struct WssSection {
     pub allow_anonymous: bool,
     /// The path of the request that opens one.
     pub path: String,
-    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: all on loopback, none beyond.
+    /// Sites whose pages may open one (`"https://example.org"`, `"*"` for all). `None`: on loopback those that this
+    /// machine serves, beyond it none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub origins: Option<Vec<String>>,
 }

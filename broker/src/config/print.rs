@@ -10,8 +10,8 @@ use super::Loaded;
 const UNSET: [(&str, &str, &str); 4] = [
     ("tls", "certificate", "unset: a development certificate is made in the data directory"),
     ("tls", "key", "unset"),
-    ("ws", "origins", "unset: pages of every site may connect on loopback, none beyond"),
-    ("wss", "origins", "unset: pages of every site may connect on loopback, none beyond"),
+    ("ws", "origins", "unset: pages of this machine may connect on loopback, none beyond"),
+    ("wss", "origins", "unset: pages of this machine may connect on loopback, none beyond"),
 ];
 
 impl Loaded {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use quelea::config::{ClientCertificates, Listener, ProxyProtocol, Transport};
 use quelea::secrets::Reloaded;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    version,
+};
 
 use crate::{PATIENCE, any_port, serve_with};
 
@@ -62,21 +65,32 @@ fn connect(
     shown: Option<&Issued>,
     first: &[u8],
 ) -> std::io::Result<Tls> {
+    connect_as(&client(trusted, shown, rustls::ALL_VERSIONS), address, first)
+}
+
+/// A client that trusts one certificate, and may show another; it keeps its sessions for resumption.
+fn client(
+    trusted: &CertificateDer<'_>,
+    shown: Option<&Issued>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone().into_owned()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
     let builder = builder.with_root_certificates(roots);
-    let config = match shown {
+    Arc::new(match shown {
         Some(issued) => {
             let key = PrivateKeyDer::try_from(issued.key.clone()).unwrap();
             builder.with_client_auth_cert(vec![issued.certificate.clone()], key).unwrap()
         }
         None => builder.with_no_client_auth(),
-    };
-    let connection =
-        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    })
+}
+
+fn connect_as(config: &Arc<ClientConfig>, address: SocketAddr, first: &[u8]) -> std::io::Result<Tls> {
+    let name = ServerName::try_from("localhost").unwrap();
+    let connection = ClientConnection::new(Arc::clone(config), name).unwrap();
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(first)?;
@@ -156,6 +170,53 @@ fn clients_show_a_certificate_of_an_authority_that_can_be_exchanged() {
     std::fs::write(&client_ca, theirs.certificate.pem()).unwrap();
     assert!(served.broker.reload().refused.is_empty());
     assert_eq!(entered(addresses[0]), [false, true, false], "after the authority was exchanged");
+}
+
+#[test]
+fn a_session_is_resumed_only_where_no_certificate_is_asked_for() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let files = tempfile::tempdir().unwrap();
+    let client_ca = files.path().join("clients.pem");
+    std::fs::write(&client_ca, ours.certificate.pem()).unwrap();
+    let served = serve_with(|config| {
+        let listener = |client_certificates| Listener {
+            client_certificates,
+            client_ca: Some(client_ca.clone()),
+            ..Listener::new(Transport::Tls, any_port())
+        };
+        config.tls.listen = vec![any_port()];
+        config.listeners =
+            vec![listener(ClientCertificates::Required), listener(ClientCertificates::Optional)];
+    });
+    let trusted = served.broker.certificate().unwrap();
+    let addresses = served.broker.addresses(Transport::Tls);
+    let known = ours.issue("known");
+    // Reading to the end of the connection brings the ticket, where there is one.
+    let enters = |client: &Arc<ClientConfig>, address: SocketAddr| {
+        let tls = connect_as(client, address, b"").ok()?;
+        let kind = tls.conn.handshake_kind().unwrap();
+        is_served(tls).then_some(kind)
+    };
+    let versions: [&'static SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+    let clients = versions.map(|version| {
+        addresses.iter().map(|_| client(trusted.leaf(), Some(&known), &[version])).collect::<Vec<_>>()
+    });
+    let (full, resumed) = (Some(HandshakeKind::Full), Some(HandshakeKind::Resumed));
+    for of_a_version in &clients {
+        let entered = || -> Vec<_> {
+            of_a_version.iter().zip(&addresses).map(|(client, address)| enters(client, *address)).collect()
+        };
+        assert_eq!(entered(), [full, full, full]);
+        assert_eq!(entered(), [resumed, full, full], "nobody is asked; required; optional");
+    }
+
+    std::fs::write(&client_ca, theirs.certificate.pem()).unwrap();
+    assert!(served.broker.reload().refused.is_empty());
+    for of_a_version in &clients {
+        for (client, address) in of_a_version.iter().zip(&addresses).skip(1) {
+            assert_eq!(enters(client, *address), None, "a client of an authority that has gone");
+        }
+    }
 }
 
 #[test]

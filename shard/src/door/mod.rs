@@ -96,10 +96,23 @@ pub(crate) enum LayerError {
         in_handshake: bool,
         why: rustls::Error,
     },
-    /// Not said by a layer: the network of the client that the header names has its maximum.
+    /// Not said by a layer: the network of the client has its maximum.
     Network(NetworkFull),
+    /// Not said by a layer: the shard has its maximum of handshakes in flight.
+    HandshakesFull,
     Upgrade,
     WebSocket,
+}
+
+/// How the TLS handshake of a byte stream is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// Nothing of it has come: whoever only opens a connection takes nobody's place.
+    Awaited,
+    /// It is one of those in flight, of which there is a maximum.
+    InFlight,
+    /// It was one of them, or there is none.
+    Over,
 }
 
 /// Of what a network has its maximum.
@@ -134,8 +147,8 @@ pub(crate) struct Layers {
     is_writing: bool,
     /// The handshake's next step waits for its turn.
     pub(crate) is_queued: bool,
-    /// It is one of the handshakes in flight, of which there is a maximum.
-    pub(crate) is_handshaking: bool,
+    /// How its TLS handshake is counted.
+    pub(crate) handshake: Handshake,
     /// Reading pauses until then.
     pub(crate) is_paused: bool,
     /// The stream has ended behind the bytes that wait.
@@ -181,7 +194,7 @@ impl Layers {
             own: BytesMut::new(),
             is_writing: false,
             is_queued: false,
-            is_handshaking: kind.tls.is_some(),
+            handshake: if kind.tls.is_some() { Handshake::Awaited } else { Handshake::Over },
             is_paused: false,
             stream_ended: false,
             has_failed: false,
@@ -210,6 +223,11 @@ impl Layers {
         !self.has_failed
             && self.proxy.is_none()
             && self.tls.as_ref().is_some_and(|tls| !tls.is_open() && tls.wants_step())
+    }
+
+    /// Whether the first bytes of a TLS handshake are here, and it is not counted.
+    pub(crate) fn begins_handshake(&self) -> bool {
+        self.handshake == Handshake::Awaited && self.tls.as_ref().is_some_and(|tls| tls.buffered_bytes() > 0)
     }
 
     /// Whether so much waits for the handshake's next step that reading should pause.

@@ -4,11 +4,12 @@
 //!   not HTTP, no Host, no upgrade, no key          ─▶ 400      another path           ─▶ 404
 //!   more than 8 KiB or 64 headers                  ─▶ 431      another method         ─▶ 405 (Allow: GET)
 //!   none of our subprotocols offered               ─▶ 400      another version        ─▶ 426 (Sec-WebSocket-Version: 13)
-//!   a page of a site that is not listed (Origin)   ─▶ 403
+//!   a page of a site that may not (Origin)          ─▶ 403
 //! ```
 //! The request is read once, when its last line is here, however it was cut. Source: RFC 6455 §4.2; the subprotocol's
 //! name is `mqtt` `[MQTT-6.0.0-3]`, and `mqttv3.1` for clients of the time before it had one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -36,6 +37,9 @@ impl Default for WebSocketRules {
 pub enum Origins {
     /// All of them.
     Any,
+    /// Those that this machine serves: `http://localhost:3000`, `http://127.0.0.1`, `https://[::1]`. Pages of the Web reach a
+    /// listener on loopback too, through the browser of whoever reads them.
+    Loopback,
     /// These: `https://example.org`.
     Listed(Vec<Box<str>>),
 }
@@ -183,14 +187,37 @@ fn accept(rules: &WebSocketRules, request: &[u8]) -> Result<Vec<u8>, Refusal> {
 }
 
 fn check_origin(origins: &Origins, headers: &Headers<'_, '_>) -> Result<(), Refusal> {
-    let Origins::Listed(listed) = origins else { return Ok(()) };
     if !headers.has("origin") {
         return Ok(());
     }
-    match headers.one("origin") {
-        Some(origin) if listed.iter().any(|known| known.eq_ignore_ascii_case(origin)) => Ok(()),
+    match (origins, headers.one("origin")) {
+        (Origins::Any, _) => Ok(()),
+        (Origins::Loopback, Some(origin)) if is_loopback(origin) => Ok(()),
+        (Origins::Listed(listed), Some(origin))
+            if listed.iter().any(|known| known.eq_ignore_ascii_case(origin)) =>
+        {
+            Ok(())
+        }
         _ => Err(Refusal::Origin),
     }
+}
+
+/// Whether an origin (RFC 6454 §6.2) is of this machine. Names other than `localhost` and those below it (RFC 6761 §6.3) are
+/// not asked for: their owner says whither they lead.
+fn is_loopback(origin: &str) -> bool {
+    let Some((_, authority)) = origin.split_once("://") else { return false };
+    let parts = match authority.strip_prefix('[') {
+        Some(rest) => rest.split_once(']'),
+        None => Some(authority.find(':').map_or((authority, ""), |at| authority.split_at(at))),
+    };
+    let Some((host, port)) = parts else { return false };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return false;
+    }
+    let name = host.to_ascii_lowercase();
+    let is_name = name == "localhost" || name.ends_with(".localhost");
+    is_name || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// 16 random bytes in base64.
@@ -400,5 +427,42 @@ mod tests {
             assert_eq!(&answer(rules(), &request)[9..12], expected, "{}", request.escape_ascii());
         }
         assert_eq!(&answer(WebSocketRules::default(), &from("null"))[9..12], "101");
+    }
+
+    #[test]
+    fn on_loopback_only_pages_of_this_machine_pass() {
+        let rules = || WebSocketRules { origins: Origins::Loopback, ..WebSocketRules::default() };
+        let status = |request: &[u8]| answer(rules(), request)[9..12].to_owned();
+        let from = |origin: &str| with(1, &format!("Host: x\r\nOrigin: {origin}"));
+        for origin in [
+            "http://localhost",
+            "https://LOCALHOST:3000",
+            "http://app.localhost:8080",
+            "http://127.0.0.1:8000",
+            "http://127.8.9.1",
+            "https://[::1]",
+            "http://[::1]:443",
+        ] {
+            assert_eq!(status(&from(origin)), "101", "{origin}");
+        }
+        for origin in [
+            "https://evil.example",
+            "null",
+            "",
+            "localhost",
+            "http://localhost.evil.example",
+            "http://evillocalhost",
+            "http://127.0.0.1.evil.example",
+            "http://127.0.0.1@evil.example",
+            "http://localhost:80@evil.example",
+            "http://[::1]evil.example",
+            "http://[::1",
+            "http://[2001:db8::1]",
+            "http://192.0.2.1:127",
+            "http://localhost\r\nOrigin: http://localhost",
+        ] {
+            assert_eq!(status(&from(origin)), "403", "{origin}");
+        }
+        assert_eq!(status(&request(&GOOD)), "101", "no browser");
     }
 }

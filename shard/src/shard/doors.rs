@@ -1,7 +1,8 @@
 //! Byte streams and the layers on them: PROXY header, TLS, WebSocket, as their listener says ([`crate::door`]).
 //!
 //! ```text
-//!   handle_door_opened ─► counted against its kind, for its network, and as a handshake in flight
+//!   handle_door_opened ─► counted against its kind and for its network
+//!   first bytes of TLS ─► counted as a handshake in flight, until it is over or the link is being closed
 //!   bytes ─► layers ─┬─► MQTT bytes ─► handle_link_bytes
 //!                    ├─► a handshake's next step ─► queue ─ accept_handshakes ─► layers
 //!                    └─► an error ─► closing words ─► end
@@ -16,7 +17,7 @@ use std::time::Instant;
 use rustls::pki_types::CertificateDer;
 
 use crate::counters::Counters;
-use crate::door::{CloseCode, DoorKind, DoorKindId, LayerError, Layers, NetworkFull, Stage};
+use crate::door::{CloseCode, DoorKind, DoorKindId, Handshake, LayerError, Layers, NetworkFull, Stage};
 use crate::envelope::LinkKey;
 use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
@@ -49,24 +50,31 @@ impl KnownKind {
         Self { kind, open: 0, networks: (least < usize::MAX).then(|| KeyedMap::with_hasher(keyed)) }
     }
 
+    fn guests(&self, peer: IpAddr) -> Option<&Guests> {
+        self.networks.as_ref()?.get(&Prefix::of(peer))
+    }
+
     /// What keeps another connection from this address's network out, if anything does.
     fn judge_network(&self, peer: IpAddr) -> Result<(), NetworkFull> {
-        let theirs = self.networks.as_ref().and_then(|networks| networks.get(&Prefix::of(peer)));
-        let Some(Guests { connections, handshakes }) = theirs else { return Ok(()) };
-        if *connections as usize >= self.kind.connections_per_prefix_max {
-            return Err(NetworkFull::Connections);
-        }
-        if self.kind.tls.is_some() && *handshakes as usize >= self.kind.handshakes_per_prefix_max {
+        let is_full = |guests: &Guests| guests.connections as usize >= self.kind.connections_per_prefix_max;
+        if self.guests(peer).is_some_and(is_full) { Err(NetworkFull::Connections) } else { Ok(()) }
+    }
+
+    /// Begins a handshake of one that has entered, unless its network has its maximum.
+    fn try_begin_handshake(&mut self, peer: IpAddr) -> Result<(), NetworkFull> {
+        let handshakes_max = self.kind.handshakes_per_prefix_max;
+        let Some(networks) = &mut self.networks else { return Ok(()) };
+        let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
+        if guests.handshakes as usize >= handshakes_max {
             return Err(NetworkFull::Handshakes);
         }
+        guests.handshakes += 1;
         Ok(())
     }
 
     fn enter_network(&mut self, peer: IpAddr) {
         if let Some(networks) = &mut self.networks {
-            let guests = networks.entry(Prefix::of(peer)).or_default();
-            guests.connections += 1;
-            guests.handshakes += u32::from(self.kind.tls.is_some());
+            networks.entry(Prefix::of(peer)).or_default().connections += 1;
         }
     }
 
@@ -117,7 +125,6 @@ impl Shard {
         if known.kind.proxy.is_none() {
             known.enter_network(peer.ip());
         }
-        self.handshakes_in_flight += usize::from(known.kind.tls.is_some());
         let link = &mut self.links[key];
         link.kind = kind;
         link.layers = Layers::new(&known.kind).map(Box::new);
@@ -139,8 +146,6 @@ impl Shard {
             && let Err(full) = known.judge_network(peer.ip())
         {
             network_full(full, counters)
-        } else if kind.tls.is_some() && self.handshakes_in_flight >= self.settings.tls_handshakes_max {
-            (&mut counters.tls_handshakes_refused, "too many TLS handshakes are in flight")
         } else {
             return true;
         };
@@ -163,6 +168,31 @@ impl Shard {
         known.enter_network(named.ip());
         layers.counts_named = true;
         Ok(())
+    }
+
+    /// The first bytes of a TLS handshake are here: from now on it is one of those in flight, if there is room for it.
+    fn begin_handshake(&mut self, key: LinkKey) -> Result<(), LayerError> {
+        let link = &mut self.links[key];
+        let Some(layers) = link.layers.as_mut().filter(|layers| layers.begins_handshake()) else {
+            return Ok(());
+        };
+        let known = &mut self.door_kinds[usize::from(link.kind.0)];
+        let counts_in_network = known.kind.proxy.is_none() || layers.counts_named;
+        let begun = if self.handshakes_in_flight >= self.settings.tls_handshakes_max {
+            Err(LayerError::HandshakesFull)
+        } else if counts_in_network {
+            known.try_begin_handshake(link.peer.ip()).map_err(LayerError::Network)
+        } else {
+            Ok(())
+        };
+        match begun {
+            Ok(()) => {
+                layers.handshake = Handshake::InFlight;
+                self.handshakes_in_flight += 1;
+            }
+            Err(_) => layers.give_up(),
+        }
+        begun
     }
 
     /// The certificate chain with which a byte stream's client identified itself in TLS, its own first; empty without one.
@@ -248,6 +278,9 @@ impl Shard {
         if let Some(named) = layers.take_named() {
             passed = self.on_named(key, named).and(passed);
         }
+        if passed.is_ok() {
+            passed = self.begin_handshake(key);
+        }
         self.count_progress(key, before);
         let mut plain = core::mem::take(&mut self.door_scratch.plain);
         #[cfg(feature = "mutants")]
@@ -293,7 +326,7 @@ impl Shard {
     fn end_handshake(&mut self, key: LinkKey) -> bool {
         let link = &mut self.links[key];
         let Some(layers) = &mut link.layers else { return false };
-        if !core::mem::take(&mut layers.is_handshaking) {
+        if core::mem::replace(&mut layers.handshake, Handshake::Over) != Handshake::InFlight {
             return false;
         }
         self.handshakes_in_flight -= 1;
@@ -327,6 +360,7 @@ impl Shard {
         let counter = match error {
             LayerError::Proxy => &mut self.counters.proxy_refused,
             LayerError::Network(full) => network_full(full, &mut self.counters).0,
+            LayerError::HandshakesFull => &mut self.counters.tls_handshakes_refused,
             LayerError::Tls { in_handshake: true, .. } => &mut self.counters.tls_handshakes_failed,
             LayerError::Tls { in_handshake: false, .. } => &mut self.counters.tls_errors,
             LayerError::Upgrade => &mut self.counters.websockets_refused,
@@ -359,6 +393,15 @@ impl Shard {
             self.counters.tls_truncated += 1;
         }
         false
+    }
+
+    /// A byte stream is being closed: the place of its handshake is free, however long its client takes to go.
+    pub(super) fn give_back_handshake(&mut self, key: LinkKey) {
+        #[cfg(feature = "mutants")]
+        if self.has(Mutant::DoorHandshakesNotGivenBack) {
+            return;
+        }
+        self.end_handshake(key);
     }
 
     /// A byte stream leaves its kind: it has ended, or never was more than a handshake.
@@ -430,6 +473,7 @@ fn refusal_of(error: LayerError) -> Option<Cow<'static, str>> {
         LayerError::Proxy => Some("its PROXY header is malformed".into()),
         LayerError::Network(NetworkFull::Connections) => Some(CONNECTIONS_FULL.into()),
         LayerError::Network(NetworkFull::Handshakes) => Some(HANDSHAKES_FULL.into()),
+        LayerError::HandshakesFull => Some("too many TLS handshakes are in flight".into()),
         LayerError::Tls { in_handshake: true, why } => Some(why.to_string().into()),
         LayerError::Upgrade => Some("its request does not open a WebSocket here".into()),
         LayerError::Tls { in_handshake: false, .. } | LayerError::WebSocket => None,

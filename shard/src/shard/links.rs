@@ -397,6 +397,7 @@ impl Shard {
         link.joining.clear();
         let deadline = now + self.settings.close_deadline;
         link.state = LinkState::Closing(Closing { deadline, how, said: false, told: false });
+        self.give_back_handshake(key);
         self.mark_dirty(key);
         self.arm_link(key);
     }

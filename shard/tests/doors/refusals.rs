@@ -99,15 +99,17 @@ fn behind_a_load_balancer_it_is_the_named_client_that_counts() {
 fn handshakes_of_a_network_in_flight_have_a_maximum_and_other_networks_go_on() {
     let mut bed = Bed::new();
     let kind = bed.shard.add_door_kind(DoorKind { handshakes_per_prefix_max: 1, ..tls_kind() });
-    let silent = bed.open(kind);
-    let refused = bed.open(kind);
-    assert!(is_refused(&mut bed, refused));
+    let [begun, refused] = [bed.open(kind), bed.open(kind)];
+    bed.send(begun, &[22, 3, 1]);
+    bed.send(refused, &[22, 3, 1]);
+    assert!(bed.wire(refused).finished);
     assert_eq!(refusal(&mut bed, kind).1, "its network has its maximum of TLS handshakes in flight");
     assert_eq!((bed.counter("tls_handshakes_refused_prefix"), bed.counter("doors_refused_prefix")), (1, 0));
     let neighbour = open(&mut bed, kind, "192.0.2.1:1");
-    assert!(!is_refused(&mut bed, neighbour));
+    bed.send(neighbour, &[22, 3, 1]);
+    assert!(!bed.wire(neighbour).finished);
     // One that ends, fails or completes makes room for the next.
-    bed.reset(silent);
+    bed.reset(begun);
     let noise = bed.open(kind);
     bed.send(noise, b"GET / HTTP/1.1\r\n\r\n");
     for id in ["a", "b"] {

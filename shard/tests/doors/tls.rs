@@ -280,23 +280,29 @@ fn a_handshake_that_does_not_end_is_ended_at_the_deadline() {
     bed.pass(Duration::from_millis(1));
     assert!(bed.wire(door).finished);
     assert_eq!(bed.counter("layer_timeouts"), 1);
+    assert_eq!(bed.counter("tls_handshakes_in_flight"), 0, "though its client has not gone");
     bed.reset(door);
-    assert_eq!(bed.counter("tls_handshakes_in_flight"), 0);
+    assert_eq!((bed.counter("links"), bed.counter("tls_handshakes_in_flight")), (0, 0));
 }
 
 #[test]
 fn handshakes_in_flight_have_a_maximum() {
     let (mut bed, kind) = with_tls(Settings { tls_handshakes_max: 2, ..Settings::default() });
-    let first = bed.open(kind);
-    let mut second = TlsClient::open(&mut bed, kind, tls13());
-    let third = bed.open(kind);
-    assert!(bed.wire(third).aborted);
-    assert_eq!(bed.counter("tls_handshakes_refused"), 1);
-    // One that is done, and one that fails, make room.
-    second.exchange(&mut bed).expect("a handshake");
-    bed.send(first, b"not TLS");
-    let doors = [bed.open(kind), bed.open(kind), bed.open(kind)];
-    assert_eq!(doors.map(|door| bed.wire(door).aborted), [false, false, true]);
+    // Who says nothing takes nobody's place.
+    let silent = [bed.open(kind), bed.open(kind), bed.open(kind)];
+    assert_eq!(bed.counter("tls_handshakes_in_flight"), 0);
+    let begun = [bed.open(kind), bed.open(kind), bed.open(kind)];
+    begun.map(|door| bed.send(door, &[22, 3, 1]));
+    assert_eq!(begun.map(|door| bed.wire(door).finished), [false, false, true]);
+    assert_eq!((bed.counter("tls_handshakes_refused"), bed.counter("tls_handshakes_in_flight")), (1, 2));
+    // One that fails makes room, though its client does not go, and so does one that is done.
+    bed.send(begun[0], b"not TLS");
+    assert_eq!(bed.counter("tls_handshakes_in_flight"), 1);
+    for _ in 0..2 {
+        TlsClient::connect(&mut bed, kind, tls13());
+    }
+    assert_eq!((bed.counter("tls_handshakes_refused"), bed.counter("tls_handshakes_in_flight")), (1, 1));
+    assert_eq!(silent.map(|door| bed.wire(door).finished), [false; 3]);
 }
 
 #[test]

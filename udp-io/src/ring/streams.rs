@@ -12,7 +12,7 @@ use socket2::SockRef;
 use crate::address::canonical;
 use crate::config::RingConfig;
 use crate::counters::Counters;
-use crate::doors::{Door, Doors, Progress, Unwritten};
+use crate::doors::{Door, DoorSockets, Doors, Progress, Unwritten};
 use crate::sink::{Close, Closed, DoorId, ListenerId, Sink, WriteBatch};
 use crate::sys::Epoll;
 
@@ -22,8 +22,7 @@ pub(super) struct Streams {
     /// may be stale.
     due: VecDeque<DoorId>,
     read_buffer: Box<[u8]>,
-    send_buffer: Option<usize>,
-    receive_buffer: Option<usize>,
+    sockets: DoorSockets,
 }
 
 impl Streams {
@@ -32,8 +31,7 @@ impl Streams {
             doors: Doors::new(config.doors_max),
             due: VecDeque::new(),
             read_buffer: vec![0; config.read_buffer_bytes].into_boxed_slice(),
-            send_buffer: config.door_send_buffer,
-            receive_buffer: config.door_receive_buffer,
+            sockets: DoorSockets::new(config),
         }
     }
 
@@ -100,14 +98,7 @@ impl Streams {
 
     fn set_up(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
         stream.set_nonblocking(true)?;
-        // The turn joins small packets itself; the kernel must not hold back what it is given.
-        stream.set_nodelay(true)?;
-        if let Some(bytes) = self.send_buffer {
-            SockRef::from(stream).set_send_buffer_size(bytes)?;
-        }
-        if let Some(bytes) = self.receive_buffer {
-            SockRef::from(stream).set_recv_buffer_size(bytes)?;
-        }
+        self.sockets.set_up(stream)?;
         stream.local_addr()
     }
 

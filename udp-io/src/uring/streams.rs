@@ -34,7 +34,7 @@ use super::token::{Completion, Kind, Token};
 use crate::address::canonical;
 use crate::config::RingConfig;
 use crate::counters::Counters;
-use crate::doors::Doors;
+use crate::doors::{DoorSockets, Doors};
 use crate::sink::{Close, Closed, DoorId, ListenerId, Sink, WriteBatch};
 use crate::sys;
 
@@ -52,8 +52,7 @@ pub(super) struct Streams {
     poll: u32,
     buffers: u16,
     buffer_bytes: usize,
-    send_buffer: Option<usize>,
-    receive_buffer: Option<usize>,
+    sockets: DoorSockets,
 }
 
 impl Streams {
@@ -67,8 +66,7 @@ impl Streams {
             poll: 0,
             buffers: config.stream_buffers as u16,
             buffer_bytes: config.stream_buffer_bytes.min(config.read_buffer_bytes),
-            send_buffer: config.door_send_buffer,
-            receive_buffer: config.door_receive_buffer,
+            sockets: DoorSockets::new(config),
         }
     }
 
@@ -101,7 +99,7 @@ impl Streams {
         }
         let stream = TcpStream::from(stream);
         let addresses = || Ok((stream.peer_addr()?, stream.local_addr()?));
-        let Ok((peer, local)) = self.set_up(&stream).and_then(|()| addresses()) else {
+        let Ok((peer, local)) = self.sockets.set_up(&stream).and_then(|()| addresses()) else {
             counters.accept_errors += 1;
             return 0;
         };
@@ -120,7 +118,7 @@ impl Streams {
         if self.doors.is_full() {
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "doors_max doors are open"));
         }
-        self.set_up(&stream)?;
+        self.sockets.set_up(&stream)?;
         Ok(self.insert(kernel, stream, counters))
     }
 
@@ -129,18 +127,6 @@ impl Streams {
         counters.doors_opened += 1;
         self.arm(kernel, id);
         id
-    }
-
-    fn set_up(&self, stream: &TcpStream) -> io::Result<()> {
-        // The turn joins small packets itself; the kernel must not hold back what it is given.
-        stream.set_nodelay(true)?;
-        if let Some(bytes) = self.send_buffer {
-            SockRef::from(stream).set_send_buffer_size(bytes)?;
-        }
-        if let Some(bytes) = self.receive_buffer {
-            SockRef::from(stream).set_recv_buffer_size(bytes)?;
-        }
-        Ok(())
     }
 
     /// Begins a poll: reports what calls between polls have left behind and what is held, at most `reports_max` doors.
