@@ -367,6 +367,7 @@ impl Shard {
             LayerError::WebSocket => &mut self.counters.websocket_errors,
         };
         *counter += 1;
+        let is_refused = matches!(error, LayerError::HandshakesFull | LayerError::Network(_));
         let Some(link) = self.links.get(key) else { return };
         if let Some(why) = refusal_of(error) {
             self.refusals.note(Entrance::Door(link.kind), link.peer, || why);
@@ -374,8 +375,14 @@ impl Shard {
         self.end_handshake(key);
         let link = &mut self.links[key];
         link.output.clear();
-        if !link.is_closing() {
-            self.link_ended(now, key);
+        if link.is_closing() {
+            return;
+        }
+        self.link_ended(now, key);
+        if is_refused {
+            // There is nothing to say, and no room for one who takes his time to go.
+            self.abort_link(now, key, CloseHow::Finish);
+        } else {
             self.close_link(now, key, CloseHow::Finish);
         }
     }

@@ -147,7 +147,7 @@ impl Shard {
     }
 
     /// The last bytes were not taken in time, or there is no time for them.
-    fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
+    pub(super) fn abort_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
         let carrier = self.links[key].carrier;
         self.drop_link(key);
         match carrier {

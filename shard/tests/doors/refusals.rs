@@ -81,7 +81,7 @@ fn behind_a_load_balancer_it_is_the_named_client_that_counts() {
     assert_eq!(answer, ["CONNACK 0x00"]);
     assert_eq!(enter(&mut bed, "192.0.2.2", "b").1, ["CONNACK 0x00"]);
     let (refused, answer) = enter(&mut bed, "192.0.2.1", "c");
-    assert!(answer.is_empty() && bed.wire(refused).finished, "closed without a word: {answer:?}");
+    assert!(answer.is_empty() && bed.wire(refused).aborted, "closed without a word: {answer:?}");
     assert_eq!((bed.counter("doors_refused_prefix"), bed.counter("connects")), (1, 2));
     let (peer, why) = refusal(&mut bed, kind);
     assert_eq!(
@@ -102,7 +102,7 @@ fn handshakes_of_a_network_in_flight_have_a_maximum_and_other_networks_go_on() {
     let [begun, refused] = [bed.open(kind), bed.open(kind)];
     bed.send(begun, &[22, 3, 1]);
     bed.send(refused, &[22, 3, 1]);
-    assert!(bed.wire(refused).finished);
+    assert!(bed.wire(refused).aborted);
     assert_eq!(refusal(&mut bed, kind).1, "its network has its maximum of TLS handshakes in flight");
     assert_eq!((bed.counter("tls_handshakes_refused_prefix"), bed.counter("doors_refused_prefix")), (1, 0));
     let neighbour = open(&mut bed, kind, "192.0.2.1:1");
