@@ -176,6 +176,20 @@ fn a_draining_broker_refuses_and_keeps_what_it_has() {
 }
 
 #[test]
+fn a_broker_without_memory_refuses_and_keeps_what_it_has() {
+    let (mut world, certificate) = world_with(&QuicSettings::default());
+    let (old, _) = world.connect(&certificate);
+    world.broker.shards[0].set_memory_is_full(true);
+    let late = world.client(&certificate);
+    world.run(Duration::from_secs(2));
+    assert!(world.clients[late].lost().expect("refused").contains("CONNECTION_REFUSED"));
+    assert_eq!(world.clients[old].lost(), None);
+    assert_eq!(world.broker.shards[0].counters().refused_memory, 1);
+    world.broker.shards[0].set_memory_is_full(false);
+    world.connect(&certificate);
+}
+
+#[test]
 fn new_certificates_serve_new_connections_and_leave_old_ones_alone() {
     let (mut world, old) = world_with(&QuicSettings::default());
     world.broker.echo = true;
