@@ -7,7 +7,7 @@ use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
 use crate::envelope::{LinkKey, SessionKey};
 use crate::link::{
-    AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Input, Link, LinkState,
+    AliasesIn, AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Input, Link, LinkState,
     OUTPUT_PAUSE_BYTES,
 };
 use crate::witness::{Subject, Why};
@@ -394,6 +394,7 @@ impl Shard {
     pub(super) fn close_link(&mut self, now: Instant, key: LinkKey, how: CloseHow) {
         let link = &mut self.links[key];
         link.input = Input::default();
+        link.aliases_in = AliasesIn::default();
         link.joining.clear();
         let deadline = now + self.settings.close_deadline;
         link.state = LinkState::Closing(Closing { deadline, how, said: false, told: false });

@@ -92,9 +92,13 @@ fn topic_aliases_are_charged_and_limited_in_bytes() {
     // Set anew, it does not count twice; another one is too much.
     set_alias(&mut bed, client, &"u".repeat(9_000), 1);
     assert_eq!(bed.take(client), Vec::<String>::new());
+    bed.stall(client, true);
     set_alias(&mut bed, client, &"v".repeat(1_001), 2);
     assert_eq!(bed.take(client), ["DISCONNECT 0x97"]);
     assert_eq!(bed.counter("topic_aliases_exceeded"), 1);
+    let closing = charged(&mut bed);
+    assert!(closing < before, "the connection that is ending remembers none: {before} bytes, then {closing}");
+    bed.stall(client, false);
     bed.pass(Duration::from_secs(20));
     assert_eq!(charged(&mut bed), 0);
 }
