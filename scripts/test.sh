@@ -19,7 +19,7 @@ step() {
 played=$(mktemp)
 trap 'rm -f "$played"' EXIT
 simulate() {
-    cargo run --locked --quiet --package quelea-sim -- --seeds 0..60 --jobs 2 >"$played" || {
+    cargo run --locked --quiet --package quelea-sim -- --seeds 0..200 --jobs 2 >"$played" || {
         cat "$played"
         return 1
     }
