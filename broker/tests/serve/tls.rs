@@ -13,7 +13,7 @@ use rustls::{
     version,
 };
 
-use crate::{PATIENCE, any_port, serve_with};
+use crate::{PATIENCE, Served, any_port, serve_with};
 
 /// An authority, and what it has issued.
 pub(crate) struct Authority {
@@ -141,22 +141,26 @@ fn a_listener_shows_its_own_certificate_and_a_reload_brings_the_next() {
     assert_eq!(seen(&connect(own, &root, None, b"").unwrap()), second.certificate);
 }
 
+/// Listeners that ask nobody, behind them one that demands a certificate of this authority, and one that would like to see it.
+fn serve_asking(client_ca: &Path, asking_nobody: Vec<SocketAddr>) -> Served {
+    let asking = |client_certificates| Listener {
+        client_certificates,
+        client_ca: Some(client_ca.to_owned()),
+        ..Listener::new(Transport::Tls, any_port())
+    };
+    serve_with(|config| {
+        config.tls.listen = asking_nobody;
+        config.listeners = vec![asking(ClientCertificates::Required), asking(ClientCertificates::Optional)];
+    })
+}
+
 #[test]
 fn clients_show_a_certificate_of_an_authority_that_can_be_exchanged() {
     let (ours, theirs) = (Authority::new(), Authority::new());
     let files = tempfile::tempdir().unwrap();
     let client_ca = files.path().join("clients.pem");
     std::fs::write(&client_ca, ours.certificate.pem()).unwrap();
-    let served = serve_with(|config| {
-        let listener = |client_certificates| Listener {
-            client_certificates,
-            client_ca: Some(client_ca.clone()),
-            ..Listener::new(Transport::Tls, any_port())
-        };
-        config.tls.listen.clear();
-        config.listeners =
-            vec![listener(ClientCertificates::Required), listener(ClientCertificates::Optional)];
-    });
+    let served = serve_asking(&client_ca, vec![]);
     let trusted = served.broker.certificate().unwrap();
     let addresses = served.broker.addresses(Transport::Tls);
     let (known, stranger) = (ours.issue("known"), theirs.issue("stranger"));
@@ -178,16 +182,7 @@ fn a_session_is_resumed_only_where_no_certificate_is_asked_for() {
     let files = tempfile::tempdir().unwrap();
     let client_ca = files.path().join("clients.pem");
     std::fs::write(&client_ca, ours.certificate.pem()).unwrap();
-    let served = serve_with(|config| {
-        let listener = |client_certificates| Listener {
-            client_certificates,
-            client_ca: Some(client_ca.clone()),
-            ..Listener::new(Transport::Tls, any_port())
-        };
-        config.tls.listen = vec![any_port()];
-        config.listeners =
-            vec![listener(ClientCertificates::Required), listener(ClientCertificates::Optional)];
-    });
+    let served = serve_asking(&client_ca, vec![any_port()]);
     let trusted = served.broker.certificate().unwrap();
     let addresses = served.broker.addresses(Transport::Tls);
     let known = ours.issue("known");
