@@ -239,6 +239,12 @@ impl World {
         }
     }
 
+    /// Whether a connection that its client has given up is still there: its CONNECT, repeated after long pauses, may reach
+    /// the broker yet and take the session over.
+    pub(crate) fn is_anybody_leaving(&self) -> bool {
+        self.lines.iter().any(|line| line.leaving && line.actor.is_some() && line.endpoint.is_some())
+    }
+
     /// Closes a connection that is being left, when both sides have ended.
     fn part(&mut self, id: LineId) {
         let line = &mut self.lines[id.0];

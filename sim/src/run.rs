@@ -291,6 +291,7 @@ impl World {
         let clients = self.plan.clients;
         self.actors[..=clients].iter().all(Actor::is_idle)
             && !self.is_anybody_mute()
+            && !self.is_anybody_leaving()
             && self.is_jump_settled()
             && self.nodes.iter_mut().all(|node| {
                 let counters = node.shard.counters();

@@ -154,6 +154,9 @@ fn seeds_that_found_a_fault_once() {
     for (profile, seed) in FOUND {
         play(profile, seed);
     }
+    for (profile, seed) in FOUND_WITH_TLS {
+        play_with(Crypto::Tls, profile, seed);
+    }
 }
 
 #[test]
@@ -237,3 +240,6 @@ const FOUND: [(Profile, u64); 20] = [
     (Profile::Mutual, 152),
     (Profile::Tiny, 1),
 ];
+
+/// The same, with the real TLS.
+const FOUND_WITH_TLS: [(Profile, u64); 1] = [(Profile::Handshakes, 4_562)];
