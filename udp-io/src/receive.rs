@@ -22,13 +22,16 @@ pub(crate) struct ReceiveBatch {
     arena: Box<[u8]>,
     slot_bytes: usize,
     slots: Box<[Slot]>,
+    /// Slots that are offered to the kernel next time: few while little comes, as each costs preparation.
+    offered: usize,
 }
 
 impl ReceiveBatch {
     pub(crate) fn new(config: &RingConfig) -> ReceiveBatch {
         let slots = (0..config.datagrams_per_receive).map(|_| Slot::EMPTY).collect();
         let arena = vec![0; config.datagrams_per_receive * config.receive_buffer_bytes].into_boxed_slice();
-        ReceiveBatch { arena, slot_bytes: config.receive_buffer_bytes, slots }
+        let offered = OFFERED_MIN.min(config.datagrams_per_receive);
+        ReceiveBatch { arena, slot_bytes: config.receive_buffer_bytes, slots, offered }
     }
 
     /// Takes one batch from the socket and hands it to the sink. `overflows` is the kernel's running count of
@@ -41,7 +44,8 @@ impl ReceiveBatch {
         counters: &mut Counters,
         sink: &mut impl Sink,
     ) -> usize {
-        let received = match sys::receive_batch(socket, &mut self.arena, self.slot_bytes, &mut self.slots) {
+        let slots = &mut self.slots[..self.offered];
+        let received = match sys::receive_batch(socket, &mut self.arena, self.slot_bytes, slots) {
             Ok(received) => received,
             // Level-triggered: what remains, or came meanwhile, is reported by the next poll.
             Err(error) => {
@@ -49,6 +53,8 @@ impl ReceiveBatch {
                 return 0;
             }
         };
+        // What did not fit is reported by the next poll, which finds twice the room.
+        self.offered = (received * 2).clamp(OFFERED_MIN.min(self.slots.len()), self.slots.len());
         let mut handed = 0;
         for (slot, contents) in self.slots[..received].iter().zip(self.arena.chunks_exact(self.slot_bytes)) {
             let arrived = Arrived {
@@ -129,3 +135,6 @@ pub(crate) fn count_error(error: &io::Error, counters: &mut Counters) {
         _ => counters.receive_errors += 1,
     }
 }
+
+/// Slots that are offered when little comes.
+const OFFERED_MIN: usize = 4;

@@ -15,7 +15,7 @@
 #![allow(clippy::unnecessary_cast)]
 
 use std::io;
-use std::mem::{size_of, zeroed};
+use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 use std::time::Duration;
@@ -235,29 +235,27 @@ pub(crate) fn receive_batch(
 ) -> io::Result<usize> {
     let count = slots.len();
     assert!(count <= BATCH_MAX && count * slot_bytes <= arena.len(), "a slot without memory");
-    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH_MAX];
-    // SAFETY: all fields are integers and pointers, for which zero is a valid value.
-    let mut headers: [libc::mmsghdr; BATCH_MAX] = unsafe { zeroed() };
-    for (index, (contents, slot)) in arena.chunks_exact_mut(slot_bytes).zip(slots.iter_mut()).enumerate() {
-        vectors[index] =
-            libc::iovec { iov_base: contents.as_mut_ptr().cast::<c_void>(), iov_len: slot_bytes };
-        let header = &mut headers[index].msg_hdr;
-        header.msg_name = slot.name.as_mut_ptr().cast::<c_void>();
-        header.msg_namelen = NAME_BYTES_MAX as libc::socklen_t;
-        header.msg_iov = &raw mut vectors[index];
-        header.msg_iovlen = 1;
-        header.msg_control = slot.control.as_mut_ptr().cast::<c_void>();
-        header.msg_controllen = INCOMING_BYTES_MAX as _;
+    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH_MAX];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH_MAX];
+    let chunks = arena.chunks_exact_mut(slot_bytes);
+    let places = headers.iter_mut().zip(&mut vectors);
+    for ((header, vector), (contents, slot)) in places.zip(chunks.zip(slots.iter_mut())) {
+        let contents = (contents.as_mut_ptr().cast::<c_void>(), slot_bytes);
+        let name = (slot.name.as_mut_ptr().cast::<c_void>(), NAME_BYTES_MAX);
+        let control = (slot.control.as_mut_ptr().cast::<c_void>(), INCOMING_BYTES_MAX);
+        header.write(message(vector, contents, name, control));
     }
-    // SAFETY: the first `count` headers point to names, control room and vectors that are live, writable and
-    // disjoint (each header has its own slot and its own chunk of the arena, both held by `&mut`), with their
-    // true lengths.
+    // SAFETY: the first `count` headers are written and point to names, control room and vectors that are live,
+    // writable and disjoint (each header has its own slot and its own chunk of the arena, both held by `&mut`),
+    // with their true lengths; the kernel is told of no other header.
     let result = unsafe {
         let flags = libc::MSG_DONTWAIT as _;
-        libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags, ptr::null_mut())
+        libc::recvmmsg(socket.as_raw_fd(), headers.as_mut_ptr().cast(), count as u32, flags, ptr::null_mut())
     };
     let received = check(result)? as usize;
     for (header, slot) in headers.iter().zip(slots.iter_mut()).take(received) {
+        // SAFETY: `received` is at most `count`, and that many headers were written above.
+        let header = unsafe { header.assume_init_ref() };
         slot.length = header.msg_len as usize;
         slot.name_length = (header.msg_hdr.msg_namelen as usize).min(NAME_BYTES_MAX);
         slot.control_length = (header.msg_hdr.msg_controllen as usize).min(INCOMING_BYTES_MAX);
@@ -283,31 +281,45 @@ impl Packet<'_> {
 pub(crate) fn send_batch(socket: BorrowedFd<'_>, packets: &[Packet<'_>]) -> io::Result<usize> {
     let count = packets.len();
     assert!(count <= BATCH_MAX, "more packets than headers");
-    let mut vectors = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH_MAX];
-    // SAFETY: all fields are integers and pointers, for which zero is a valid value.
-    let mut headers: [libc::mmsghdr; BATCH_MAX] = unsafe { zeroed() };
-    for (index, packet) in packets.iter().enumerate() {
-        vectors[index] = libc::iovec {
-            iov_base: packet.contents.as_ptr().cast_mut().cast::<c_void>(),
-            iov_len: packet.contents.len(),
-        };
-        let header = &mut headers[index].msg_hdr;
-        header.msg_name = packet.name.as_ptr().cast_mut().cast::<c_void>();
-        header.msg_namelen = packet.name.len() as libc::socklen_t;
-        header.msg_iov = &raw mut vectors[index];
-        header.msg_iovlen = 1;
-        if !packet.control.is_empty() {
-            header.msg_control = packet.control.as_ptr().cast_mut().cast::<c_void>();
-            header.msg_controllen = packet.control.len() as _;
-        }
+    let mut vectors = [const { MaybeUninit::<libc::iovec>::uninit() }; BATCH_MAX];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH_MAX];
+    for ((header, vector), packet) in headers.iter_mut().zip(&mut vectors).zip(packets) {
+        header.write(message(vector, part(packet.contents), part(packet.name), part(packet.control)));
     }
-    // SAFETY: the first `count` headers point to live slices with their true lengths; sending reads them and
-    // writes only `msg_len` of the headers, which this function owns.
+    // SAFETY: the first `count` headers are written and point to live slices with their true lengths; sending reads
+    // them and writes only `msg_len` of the headers, which this function owns; the kernel is told of no other header.
     let result = unsafe {
         let flags = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _;
-        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr(), count as u32, flags)
+        libc::sendmmsg(socket.as_raw_fd(), headers.as_mut_ptr().cast(), count as u32, flags)
     };
     check(result).map(|sent| sent as usize)
+}
+
+/// Where memory begins, and its bytes.
+type Part = (*mut c_void, usize);
+
+/// Memory that is only read: sendmsg(2) takes the same structures as recvmsg(2).
+fn part(bytes: &[u8]) -> Part {
+    let start = if bytes.is_empty() { ptr::null_mut() } else { bytes.as_ptr().cast_mut().cast::<c_void>() };
+    (start, bytes.len())
+}
+
+/// A header of one message. Only the headers of a call are written, not all that there is room for: at a message per
+/// wake that would be 5 KiB of cold memory for every call.
+fn message(
+    vector: &mut MaybeUninit<libc::iovec>,
+    contents: Part,
+    name: Part,
+    control: Part,
+) -> libc::mmsghdr {
+    let vector = vector.write(libc::iovec { iov_base: contents.0, iov_len: contents.1 });
+    // SAFETY: all fields are integers and pointers, for which zero is a valid value.
+    let mut message: libc::mmsghdr = unsafe { zeroed() };
+    let header = &mut message.msg_hdr;
+    (header.msg_name, header.msg_namelen) = (name.0, name.1 as libc::socklen_t);
+    (header.msg_iov, header.msg_iovlen) = (vector, 1);
+    (header.msg_control, header.msg_controllen) = (control.0, control.1 as _);
+    message
 }
 
 /// Turns the kernel's -1 into the error it left behind.

@@ -1,7 +1,7 @@
 //! Whatever clients say, nothing breaks and nothing is left: the inputs and what must hold are those of
 //! `shard/tests/sessions/script.rs`.
 //!
-//! In `shard/`: `mkdir -p fuzz/corpus/session && cargo +nightly fuzz run -s none session fuzz/corpus/session fuzz/seeds/session`
+//! `scripts/fuzz.sh session 30` fuzzes it for half an hour of CPU time.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -204,7 +204,8 @@ fn a_batch_is_bounded_and_the_rest_comes_with_the_next() {
     let mut heard = Heard::default();
     let handed: Vec<usize> =
         (0..4).map(|_| receiver.poll(Some(Duration::ZERO), &mut heard).unwrap()).collect();
-    assert_eq!(handed, [8, 8, 4, 0]);
+    assert!(handed.iter().all(|handed| *handed <= 8) && handed[0] > 0, "{handed:?}");
+    assert_eq!((handed.iter().sum(), handed[3]), (20, 0), "{handed:?}");
     assert!(heard.datagrams.iter().map(|datagram| datagram.bytes[0]).eq(0..20));
 }
 
