@@ -123,6 +123,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
         ),
         (
+            "[quic]\nhandshakes_max = 0",
+            "FILE:2: quic.handshakes_max: 0 is out of range, expected 1 to 1000000",
+        ),
+        (
             "[io]\nbackend = \"kqueue\"",
             "FILE:2: io.backend: unknown variant `kqueue`, expected one of `auto`, `io_uring`, `epoll`",
         ),
@@ -331,6 +335,7 @@ fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
     assert!(printed.contains("shards = 2  # environment variable QUELEA_BROKER__SHARDS\n"), "{printed}");
     assert!(printed.contains("packet_max = \"1088KiB\"\n"), "{printed}");
     assert!(printed.contains("# certificate is unset"), "{printed}");
+    assert!(printed.contains("# handshakes_max is unset: what an eighth"), "{printed}");
     let read_back = file(&printed);
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
 }

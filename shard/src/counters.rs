@@ -98,6 +98,8 @@ counters! {
     tls_handshakes_refused: Counter,
     #[doc = "Byte streams refused because their address prefix has too many TLS handshakes in flight at their listener."]
     tls_handshakes_refused_prefix: Counter,
+    #[doc = "Byte streams refused because their site (IPv4 /24, IPv6 /48) has too many TLS handshakes in flight at their listener."]
+    tls_handshakes_refused_site: Counter,
     #[doc = "TLS connections closed for a record that could not be read."]
     tls_errors: Counter,
     #[doc = "TLS connections whose stream ended without close_notify."]

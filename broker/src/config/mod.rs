@@ -99,6 +99,11 @@ pub struct QuicSection {
     /// Handshakes in flight, over all shards and QUIC listeners, above which new clients must prove their address (RFC 9000 §8.1.2).
     #[serde(deserialize_with = "units::count")]
     pub retry_above_handshakes: u32,
+    /// Most handshakes in flight, over all shards and QUIC listeners: beyond it first packets are dropped in silence, and come
+    /// again. From half of it on new clients must prove their address. `None`: for each shard as many as an eighth of its
+    /// memory holds, from 64 to 4,096.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
+    pub handshakes_max: Option<u32>,
 }
 
 /// `[tcp]`
@@ -330,6 +335,7 @@ impl Default for QuicSection {
             allow_anonymous: false,
             idle_timeout: Duration::from_secs(120),
             retry_above_handshakes: 1_000,
+            handshakes_max: None,
         }
     }
 }

@@ -49,6 +49,9 @@ impl Rules {
         }
         self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
         self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
+        if let Some(handshakes_max) = config.quic.handshakes_max {
+            self.number("quic.handshakes_max", handshakes_max, 1..=1_000_000);
+        }
         if config.placed_listeners().is_empty() {
             let sections = ["quic.listen", "tls.listen", "ws.listen", "wss.listen"];
             self.refuse("tcp.listen", "no address to listen on, here or elsewhere: no client could connect")
@@ -66,6 +69,7 @@ impl Rules {
                 ("connections_max", listener.connections_max),
                 ("connections_per_network_max", listener.connections_per_network_max),
                 ("handshakes_per_network_max", listener.handshakes_per_network_max),
+                ("handshakes_per_site_max", listener.handshakes_per_site_max),
             ];
             for (key, count) in counts {
                 if let Some(count) = count {
@@ -137,6 +141,7 @@ impl Rules {
                 ("client_certificates", asks),
                 ("client_ca", has_ca),
                 ("handshakes_per_network_max", listener.handshakes_per_network_max.is_some()),
+                ("handshakes_per_site_max", listener.handshakes_per_site_max.is_some()),
             ];
             for (key, _) in given.iter().filter(|(_, given)| *given) {
                 self.refuse(
