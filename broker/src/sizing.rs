@@ -132,6 +132,7 @@ pub(crate) fn ring_config(config: &Config, scale: Scale) -> RingConfig {
         stream_buffers: io.stream_buffers as usize,
         stream_buffer_bytes: saturated(io.stream_buffer_size.0) as usize,
         doors_max: scale.part(config.broker.connections_max),
+        door_keepalive: (!io.tcp_keepalive.is_zero()).then_some(io.tcp_keepalive),
         ..RingConfig::default()
     }
 }
@@ -162,6 +163,8 @@ const HANDSHAKES_LEAST: usize = 64;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::config::Transport;
 
@@ -204,7 +207,7 @@ mod tests {
         config.broker.connections_max = 10;
         config.quic.retry_above_handshakes = 7;
         config.mqtt.queue_messages_max = 5;
-        config.mqtt.full_deadline = core::time::Duration::from_secs(3);
+        config.mqtt.full_deadline = Duration::from_secs(3);
         let settings = shard_settings(&config, FOUR);
         assert_eq!((settings.memory_bytes_max, settings.retained_bytes_max), (1_000, 500));
         assert_eq!((settings.links_max, settings.sessions_max, settings.queue_messages_max), (3, 6, 5));
@@ -215,6 +218,10 @@ mod tests {
         // What an operator is told is what the ring would take by itself.
         let ring = RingConfig { doors_max: 3, ..RingConfig::default() };
         assert_eq!(ring_config(&config, FOUR), ring);
+        config.io.tcp_keepalive = Duration::from_secs(7);
+        assert_eq!(ring_config(&config, FOUR).door_keepalive, Some(Duration::from_secs(7)));
+        config.io.tcp_keepalive = Duration::ZERO;
+        assert_eq!(ring_config(&config, FOUR).door_keepalive, None);
         let mesh = mesh_config(&settings);
         assert!(mesh.deliver >= settings.deliver_window as usize);
         assert!(mesh.forward >= settings.forward_window as usize);

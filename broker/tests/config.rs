@@ -135,6 +135,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: io.datagram_buffers: 100 is not possible, expected a power of two from 1 to 32768\nFILE:3: io.stream_buffers: 65536 is not possible, expected a power of two from 1 to 32768",
         ),
         (
+            "[io]\ntcp_keepalive = \"3s\"",
+            "FILE:2: io.tcp_keepalive: 3s is out of range, expected 4s to 32767s",
+        ),
+        (
             "[broker]\nconnections_max = 0",
             "FILE:2: broker.connections_max: 0 is out of range, expected 1 to 16000000",
         ),
@@ -315,6 +319,13 @@ fn text_that_looks_like_a_number_is_still_text_where_text_is_wanted() {
     let config = load(None, environment, vec![]).unwrap().config;
     assert_eq!(config.broker.data_dir.as_deref(), Some(Path::new("2026")));
     assert_eq!(config.broker.shards, Shards::Auto);
+}
+
+#[test]
+fn tcp_clients_may_go_unasked() {
+    let file = file("[io]\ntcp_keepalive = \"0s\"");
+    assert_eq!(load(Some(file.path()), [], vec![]).unwrap().config.io.tcp_keepalive, Duration::ZERO);
+    assert_eq!(Config::default().io.tcp_keepalive, Duration::from_secs(60));
 }
 
 #[test]

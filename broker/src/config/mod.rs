@@ -193,6 +193,10 @@ pub struct IoSection {
     pub stream_buffers: u32,
     /// io_uring: size of each of those.
     pub stream_buffer_size: ByteSize,
+    /// How long a TCP connection may be silent before the kernel asks its client four times, a quarter of this apart, whether
+    /// it is there: one that has vanished ends after twice this, whatever its keep alive. 0: never asked.
+    #[serde(with = "units::duration")]
+    pub tcp_keepalive: Duration,
 }
 
 /// What carries the sockets.
@@ -379,6 +383,7 @@ impl Default for IoSection {
             datagram_buffers: 32,
             stream_buffers: 256,
             stream_buffer_size: ByteSize(4 << 10),
+            tcp_keepalive: Duration::from_secs(60),
         }
     }
 }

@@ -209,6 +209,10 @@ impl Rules {
             }
         }
         self.size("io.stream_buffer_size", io.stream_buffer_size, 256..=32 * KIB);
+        if !io.tcp_keepalive.is_zero() {
+            let tcp_keepalive = Duration::from_secs(4)..=Duration::from_secs(32_767);
+            self.duration("io.tcp_keepalive", io.tcp_keepalive, tcp_keepalive);
+        }
     }
 
     fn protocol(&mut self, config: &Config) {
