@@ -45,6 +45,8 @@ pub(crate) fn shard_settings(config: &Config, scale: Scale) -> Settings {
         links_max,
         // Persistent sessions outlive their connections; as many again may be offline.
         sessions_max: links_max * 2,
+        subscriptions_max: mqtt.subscriptions_max as usize,
+        formers_max: mqtt.former_connections_max as usize,
         queue_messages_max: mqtt.queue_messages_max as usize,
         queue_bytes_max: usize::try_from(mqtt.queue_bytes_max.0).unwrap_or(usize::MAX),
         receive_max: saturated_u16(mqtt.receive_maximum),
@@ -207,10 +209,13 @@ mod tests {
         config.broker.connections_max = 10;
         config.quic.retry_above_handshakes = 7;
         config.mqtt.queue_messages_max = 5;
+        config.mqtt.subscriptions_max = 11;
+        config.mqtt.former_connections_max = 12;
         config.mqtt.full_deadline = Duration::from_secs(3);
         let settings = shard_settings(&config, FOUR);
         assert_eq!((settings.memory_bytes_max, settings.retained_bytes_max), (1_000, 500));
         assert_eq!((settings.links_max, settings.sessions_max, settings.queue_messages_max), (3, 6, 5));
+        assert_eq!((settings.subscriptions_max, settings.formers_max), (11, 12));
         assert_eq!(settings.full_deadline, config.mqtt.full_deadline);
         let quic = quic_settings(&config, FOUR);
         assert_eq!((quic.connections_max, quic.handshakes_in_flight_retry), (3, 2));

@@ -84,7 +84,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `subscriptions_max`, `former_connections_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
         ),
         (
             "\n\n[mqt]\n",
@@ -113,6 +113,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         (
             "[mqtt]\nreceive_maximum = 0\n\nqueue_messages_max = 0",
             "FILE:2: mqtt.receive_maximum: 0 is out of range, expected 1 to 65535\nFILE:4: mqtt.queue_messages_max: 0 is out of range, expected 1 to 1000000",
+        ),
+        (
+            "[mqtt]\ntopic_levels_max = 129\nsubscriptions_max = 0\n\nformer_connections_max = 1001",
+            "FILE:2: mqtt.topic_levels_max: 129 is out of range, expected 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is out of range, expected 1 to 1000000\nFILE:5: mqtt.former_connections_max: 1001 is out of range, expected 1 to 1000",
         ),
         (
             "[mqtt]\npacket_max = \"1GiB\"",

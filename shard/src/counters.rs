@@ -188,6 +188,12 @@ counters! {
     expired: Counter,
     #[doc = "QoS 1 and 2 publications refused because memory is at its ceiling."]
     publishes_refused: Counter,
+    #[doc = "Subscriptions refused because their session has its maximum."]
+    subscriptions_refused: Counter,
+    #[doc = "Subscriptions refused because memory is at its ceiling."]
+    subscriptions_refused_memory: Counter,
+    #[doc = "Shared subscriptions refused because the shard that owns their group has its maximum of groups."]
+    groups_refused: Counter,
     #[doc = "Publications and subscriptions denied."]
     denied: Counter,
     #[doc = "Retained messages refused because the partition is full."]

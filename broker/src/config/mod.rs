@@ -233,6 +233,13 @@ pub struct MqttSection {
     /// Levels of a topic name or filter.
     #[serde(deserialize_with = "units::count")]
     pub topic_levels_max: u32,
+    /// Subscriptions of one session; more are refused, in MQTT 5 with 0x97 (quota exceeded).
+    #[serde(deserialize_with = "units::count")]
+    pub subscriptions_max: u32,
+    /// Connections of one session that are gone while what they have published waits for a subscriber: with so many, its
+    /// client is refused with 0x89 (server busy) until there are fewer.
+    #[serde(deserialize_with = "units::count")]
+    pub former_connections_max: u32,
     /// Time from the transport's opening to a whole CONNECT.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
@@ -397,6 +404,8 @@ impl Default for MqttSection {
             topic_alias_bytes_max: ByteSize(64 << 10),
             client_id_bytes_max: 1_024,
             topic_levels_max: 128,
+            subscriptions_max: 10_000,
+            former_connections_max: 16,
             connect_timeout: Duration::from_secs(10),
             session_expiry_max: Duration::from_secs(7 * 24 * 60 * 60),
             queue_messages_max: 1_000,
