@@ -355,6 +355,29 @@ fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
 }
 
+#[test]
+fn the_readme_names_every_limit_that_can_be_set() {
+    let readme = include_str!("../../README.md");
+    let printed = load(None, [], vec![]).unwrap().to_toml();
+    let mut section = "";
+    let mut named = 0;
+    for line in printed.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let line = line.trim_start_matches("# ");
+        let Some((key, _)) = line.split_once(" = ").or_else(|| line.split_once(" is unset")) else {
+            continue;
+        };
+        // Where something listens is not a limit; those sections stand in the examples.
+        if ["quic", "mqtt"].contains(&section) && !["listen", "allow_anonymous"].contains(&key) {
+            assert!(readme.contains(&format!("`{section}.{key}`")), "{section}.{key}");
+            named += 1;
+        }
+    }
+    assert!(named > 15, "only {named} in {printed}");
+}
+
 const LISTENERS: &str = r#"
 [ws]
 path = "/socket"
