@@ -27,7 +27,7 @@ use crate::entrances::{Entrances, QuicEntrance, check_files, entrances};
 use crate::listeners::{Bound, ListenError, ServedListener, Service, SocketError, bind};
 use crate::secrets::{Reloaded, Secrets};
 use crate::shard_thread::{Names, ShardThreads, ThreadParts, cores_for, order_channel};
-use crate::sizing;
+use crate::sizing::{self, Scale};
 use crate::state_dir::{StateDir, StateError, default_path};
 use crate::{figures, limits, memory};
 
@@ -108,21 +108,24 @@ impl Broker {
         let state = StateDir::open(&data_dir(&config)?).map_err(StartError::State)?;
         let listeners = config.placed_listeners();
         let mut secrets = Secrets::load(&config, &listeners, &state)?;
-        let entrances = entrances(&config, &listeners, shards, &mut secrets, &state)?;
+        let scale = Scale { shards, memory_bytes: memory::ceiling(config.broker.memory_max) };
+        let entrances = entrances(&config, &listeners, scale, &mut secrets, &state)?;
         let keys = node_keys(&state)?;
-        let bound = bind(&listeners, shards, &ring_config(&config, shards)?, keys.quic.steering_key);
+        let bound = bind(&listeners, shards, &ring_config(&config, scale)?, keys.quic.steering_key);
         let bound = bound.map_err(|error| match error {
             SocketError::Listen(error) => StartError::Listen(error),
             SocketError::Ring(error) => StartError::Io { what: "set up sockets", error },
         })?;
-        let memory_ceiling_bytes = memory::ceiling(config.broker.memory_max);
         let board = Arc::new(Board::new(figures::descriptors(), shards, Instant::now()));
-        let node =
-            Node { started: SystemTime::now(), memory_ceiling_bytes, certificates: secrets.certificates() };
+        let node = Node {
+            started: SystemTime::now(),
+            memory_ceiling_bytes: scale.memory_bytes,
+            certificates: secrets.certificates(),
+        };
         let shown = Arc::new(Shown { board: Arc::clone(&board), node });
         let admin = start_admin(&config, &shown)?;
         let served = bound.served.clone();
-        let plan = Plan { config: &config, shards, memory_ceiling_bytes, keys, entrances, board };
+        let plan = Plan { config: &config, scale, keys, entrances, board };
         let threads = plan.start_threads(bound)?;
         shown.board.set_publisher(threads.publisher());
         Ok(RunningBroker { threads, admin, shown, served, secrets, state, config, shards })
@@ -228,8 +231,7 @@ struct NodeKeys {
 /// What all threads are made from.
 struct Plan<'a> {
     config: &'a Config,
-    shards: usize,
-    memory_ceiling_bytes: u64,
+    scale: Scale,
     keys: NodeKeys,
     entrances: Entrances,
     board: Arc<Board>,
@@ -237,19 +239,20 @@ struct Plan<'a> {
 
 impl Plan<'_> {
     fn start_threads(self, bound: Bound) -> Result<ShardThreads, StartError> {
-        let settings = sizing::shard_settings(self.config, self.shards, self.memory_ceiling_bytes);
-        let quic_settings = sizing::quic_settings(self.config, self.shards);
-        let mailboxes = mesh(self.shards, sizing::mesh_config(&settings));
+        let shards = self.scale.shards;
+        let settings = sizing::shard_settings(self.config, self.scale);
+        let quic_settings = sizing::quic_settings(self.config, self.scale);
+        let mailboxes = mesh(shards, sizing::mesh_config(&settings));
         let bells: Arc<[Doorbell]> = bound.shards.iter().map(|shard| shard.ring.doorbell()).collect();
         let names = names_of(&bound.served);
-        let sleep = SleepFlags::new(self.shards);
-        let cores = if self.config.broker.pin_shards { cores_for(self.shards) } else { Vec::new() };
+        let sleep = SleepFlags::new(shards);
+        let cores = if self.config.broker.pin_shards { cores_for(shards) } else { Vec::new() };
         let mut threads = ShardThreads::new();
         for (index, (sockets, mailbox)) in bound.shards.into_iter().zip(mailboxes).enumerate() {
             let quic = self.quic(index, &quic_settings)?;
             let shard = ShardParts {
                 id: ShardId::from_index(index),
-                shards: self.shards,
+                shards,
                 node_seed: self.keys.node_seed,
                 seed: u64::from_ne_bytes(random()?),
                 mailbox,
@@ -283,7 +286,7 @@ impl Plan<'_> {
     fn quic(&self, index: usize, settings: &QuicSettings) -> Result<Option<Quic>, StartError> {
         let Some((first, others)) = self.entrances.quic.split_first() else { return Ok(None) };
         let tls = Arc::clone(&first.tls);
-        let mut quic = Quic::new(settings, &self.keys.quic, tls, index, self.shards, random()?);
+        let mut quic = Quic::new(settings, &self.keys.quic, tls, index, self.scale.shards, random()?);
         quic.limit_listener(QuicListenerId::FIRST, first.limits);
         for QuicEntrance { tls, limits } in others {
             let listener = quic.add_listener(Arc::clone(tls));
@@ -311,8 +314,8 @@ fn shards_of(config: &Config) -> usize {
 }
 
 /// The sizes of a shard's ring, on the back end that works here: chosen once, so that all shards have the same.
-fn ring_config(config: &Config, shards: usize) -> Result<RingConfig, StartError> {
-    let mut sizes = sizing::ring_config(config, shards);
+fn ring_config(config: &Config, scale: Scale) -> Result<RingConfig, StartError> {
+    let mut sizes = sizing::ring_config(config, scale);
     let what = "use the kernel interface that io.backend asks for";
     let choice = Choice::of(sizes.backend).map_err(|error| StartError::Io { what, error })?;
     tracing::info!(backend = %choice.backend, why = choice.why, "input and output");

@@ -18,7 +18,7 @@ use crate::broker::StartError;
 use crate::certificate::{Certificate, CertificateError, CurrentAuthorities, Source};
 use crate::config::{ClientCertificates, Config, Listener, Placed, ProxyProtocol};
 use crate::secrets::Secrets;
-use crate::sizing;
+use crate::sizing::{self, Scale};
 use crate::state_dir::StateDir;
 use crate::tls;
 
@@ -36,11 +36,11 @@ pub(crate) struct QuicEntrance {
     pub(crate) limits: QuicListenerLimits,
 }
 
-/// The entrances of each of `shards` shards; loads into `secrets` what they show and whom they believe.
+/// The entrances of each shard; loads into `secrets` what they show and whom they believe.
 pub(crate) fn entrances(
     config: &Config,
     listeners: &[Placed],
-    shards: usize,
+    scale: Scale,
     secrets: &mut Secrets,
     state: &StateDir,
 ) -> Result<Entrances, StartError> {
@@ -50,7 +50,7 @@ pub(crate) fn entrances(
     for placed in listeners {
         let listener = &placed.listener;
         if !listener.transport.is_quic() {
-            made.doors.push(door_kind(config, placed, shards, secrets, state)?);
+            made.doors.push(door_kind(config, placed, scale, secrets, state)?);
             continue;
         }
         let tls = match sections.get(placed.name()) {
@@ -58,7 +58,7 @@ pub(crate) fn entrances(
             None => quic_tls(config, placed, secrets, state)?,
         };
         sections.insert(placed.name(), Arc::clone(&tls));
-        made.quic.push(QuicEntrance { tls, limits: sizing::listener_limits(config, listener, shards) });
+        made.quic.push(QuicEntrance { tls, limits: sizing::listener_limits(config, listener, scale) });
     }
     Ok(made)
 }
@@ -66,7 +66,7 @@ pub(crate) fn entrances(
 fn door_kind(
     config: &Config,
     placed: &Placed,
-    shards: usize,
+    scale: Scale,
     secrets: &mut Secrets,
     state: &StateDir,
 ) -> Result<DoorKind, StartError> {
@@ -75,7 +75,7 @@ fn door_kind(
         true => Some(door_tls(config, placed, secrets, state)?),
         false => None,
     };
-    let limits = sizing::listener_limits(config, listener, shards);
+    let limits = sizing::listener_limits(config, listener, scale);
     Ok(DoorKind {
         proxy: (listener.proxy_protocol == ProxyProtocol::Required)
             .then(|| ProxyRules { trusted: listener.proxy_trusted.clone() }),
@@ -84,6 +84,7 @@ fn door_kind(
         connections_max: limits.connections_max,
         connections_per_prefix_max: limits.connections_per_prefix_max,
         handshakes_per_prefix_max: limits.handshakes_per_prefix_max,
+        handshakes_per_site_max: limits.handshakes_per_site_max,
     })
 }
 

@@ -84,7 +84,9 @@ columns! { QUIC, quic_values, QuicCounters {
     retries_backlog: "quic_retries_backlog", "First packets answered by a Retry because of the backlog";
     retries_prefix: "quic_retries_prefix", "First packets answered by a Retry because of their address prefix";
     initials_queue_full: "quic_initials_queue_full", "First packets dropped because their queue was full";
+    initials_handshakes_full: "quic_initials_handshakes_full", "First packets dropped at the maximum of handshakes under way";
     initials_prefix_full: "quic_initials_prefix_full", "First packets dropped because of their address prefix";
+    initials_site_full: "quic_initials_site_full", "First packets dropped because of their site (IPv4 /24, IPv6 /48)";
     refused_draining: "quic_refused_draining", "Connections refused while draining";
     refused_memory: "quic_refused_memory", "Connections refused because memory is at its ceiling";
     refused_connections: "quic_refused_connections", "Connections refused at the maximum";

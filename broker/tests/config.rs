@@ -84,7 +84,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `subscriptions_max`, `former_connections_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
         ),
         (
             "\n\n[mqt]\n",
@@ -115,6 +115,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: mqtt.receive_maximum: 0 is out of range, expected 1 to 65535\nFILE:4: mqtt.queue_messages_max: 0 is out of range, expected 1 to 1000000",
         ),
         (
+            "[mqtt]\ntopic_levels_max = 129\nsubscriptions_max = 0\n\nformer_connections_max = 1001",
+            "FILE:2: mqtt.topic_levels_max: 129 is out of range, expected 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is out of range, expected 1 to 1000000\nFILE:5: mqtt.former_connections_max: 1001 is out of range, expected 1 to 1000",
+        ),
+        (
             "[mqtt]\npacket_max = \"1GiB\"",
             "FILE:2: mqtt.packet_max: 1GiB is out of range, expected 1KiB to 255MiB",
         ),
@@ -123,12 +127,20 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
         ),
         (
+            "[quic]\nhandshakes_max = 0",
+            "FILE:2: quic.handshakes_max: 0 is out of range, expected 1 to 1000000",
+        ),
+        (
             "[io]\nbackend = \"kqueue\"",
             "FILE:2: io.backend: unknown variant `kqueue`, expected one of `auto`, `io_uring`, `epoll`",
         ),
         (
             "[io]\ndatagram_buffers = 100\nstream_buffers = 65536",
             "FILE:2: io.datagram_buffers: 100 is not possible, expected a power of two from 1 to 32768\nFILE:3: io.stream_buffers: 65536 is not possible, expected a power of two from 1 to 32768",
+        ),
+        (
+            "[io]\ntcp_keepalive = \"3s\"",
+            "FILE:2: io.tcp_keepalive: 3s is out of range, expected 4s to 32767s",
         ),
         (
             "[broker]\nconnections_max = 0",
@@ -314,6 +326,13 @@ fn text_that_looks_like_a_number_is_still_text_where_text_is_wanted() {
 }
 
 #[test]
+fn tcp_clients_may_go_unasked() {
+    let file = file("[io]\ntcp_keepalive = \"0s\"");
+    assert_eq!(load(Some(file.path()), [], vec![]).unwrap().config.io.tcp_keepalive, Duration::ZERO);
+    assert_eq!(Config::default().io.tcp_keepalive, Duration::from_secs(60));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = load(Some(Path::new("/nonexistent/quelea.toml")), [], vec![]).unwrap_err();
     assert_eq!(error.to_string(), "/nonexistent/quelea.toml: No such file or directory (os error 2)");
@@ -331,8 +350,32 @@ fn the_printed_configuration_reads_back_as_itself_and_names_its_origins() {
     assert!(printed.contains("shards = 2  # environment variable QUELEA_BROKER__SHARDS\n"), "{printed}");
     assert!(printed.contains("packet_max = \"1088KiB\"\n"), "{printed}");
     assert!(printed.contains("# certificate is unset"), "{printed}");
+    assert!(printed.contains("# handshakes_max is unset: what an eighth"), "{printed}");
     let read_back = file(&printed);
     assert_eq!(load(Some(read_back.path()), [], vec![]).unwrap().config, loaded.config);
+}
+
+#[test]
+fn the_readme_names_every_limit_that_can_be_set() {
+    let readme = include_str!("../../README.md");
+    let printed = load(None, [], vec![]).unwrap().to_toml();
+    let mut section = "";
+    let mut named = 0;
+    for line in printed.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+        }
+        let line = line.trim_start_matches("# ");
+        let Some((key, _)) = line.split_once(" = ").or_else(|| line.split_once(" is unset")) else {
+            continue;
+        };
+        // Where something listens is not a limit; those sections stand in the examples.
+        if ["quic", "mqtt"].contains(&section) && !["listen", "allow_anonymous"].contains(&key) {
+            assert!(readme.contains(&format!("`{section}.{key}`")), "{section}.{key}");
+            named += 1;
+        }
+    }
+    assert!(named > 15, "only {named} in {printed}");
 }
 
 const LISTENERS: &str = r#"

@@ -1,8 +1,9 @@
-//! What an idle connection costs: `cargo run --release -p quelea-shard --example quic_memory [connections]`.
+//! What an idle connection costs, and a handshake under way: `cargo run --release -p quelea-shard --example quic_memory [connections]`.
 //!
 //! Connects that many quinn-proto clients in one process, without a network, lets each send 40 bytes on a stream and
 //! get 40 back, waits three seconds of virtual time, and prints the broker's live heap by connection. Only what is
-//! allocated and freed inside the broker's calls is counted. aws-lc's own C heap is not in it; the resident set of
+//! allocated and freed inside the broker's calls is counted. Then as many clients again send their first packet and fall
+//! silent. aws-lc's own C heap is not in it; the resident set of
 //! broker and clients together is printed for that.
 
 #![allow(clippy::disallowed_methods)]
@@ -46,27 +47,40 @@ impl Pair {
 
     /// One client from the first packet to the last acknowledgement.
     fn establish(&mut self) {
-        let number = self.clients.len() as u32;
-        let [_, a, b, c] = number.to_be_bytes();
+        let number = self.connect();
+        self.exchange(number);
+        let client = &mut self.clients[number].0;
+        let stream = client.streams().open(Dir::Bi).expect("one stream is granted");
+        client.send_stream(stream).write(&[0x10; 40]).expect("there is room");
+        self.exchange(number);
+        assert_eq!(self.read(number, stream), 40);
+        for _ in 0..4 {
+            self.now += Duration::from_millis(30);
+            self.clients[number].0.handle_timeout(self.now);
+            self.exchange(number);
+        }
+    }
+
+    /// One more client, which has not sent anything.
+    fn connect(&mut self) -> usize {
+        let number = self.clients.len();
+        let [.., a, b, c] = number.to_be_bytes();
         let address = SocketAddr::from(([10, a, b, c], 5_000));
         let target = SocketAddr::from(BROKER);
         let (handle, connection) = self
             .endpoint
             .connect(self.now, self.config.clone(), target, "localhost")
             .expect("a valid target");
-        assert_eq!(handle.0, number as usize, "clients are never removed");
+        assert_eq!(handle.0, number, "clients are never removed");
         self.clients.push((connection, address));
-        self.exchange(number as usize);
-        let client = &mut self.clients[number as usize].0;
-        let stream = client.streams().open(Dir::Bi).expect("one stream is granted");
-        client.send_stream(stream).write(&[0x10; 40]).expect("there is room");
-        self.exchange(number as usize);
-        assert_eq!(self.read(number as usize, stream), 40);
-        for _ in 0..4 {
-            self.now += Duration::from_millis(30);
-            self.clients[number as usize].0.handle_timeout(self.now);
-            self.exchange(number as usize);
-        }
+        number
+    }
+
+    /// One client that sends its first packet and nothing more.
+    fn begin(&mut self) {
+        let number = self.connect();
+        self.drive_client(number);
+        self.drive_broker(number);
     }
 
     fn read(&mut self, client: usize, stream: StreamId) -> usize {
@@ -149,7 +163,12 @@ fn pair() -> Pair {
         .and_then(|p| p.self_signed(&key))
         .expect("signed");
     let der = certificate.der().clone();
-    let settings = QuicSettings { idle_timeout: Duration::from_secs(86_400), ..QuicSettings::default() };
+    let settings = QuicSettings {
+        idle_timeout: Duration::from_secs(86_400),
+        handshakes_in_flight_retry: usize::MAX,
+        handshakes_max: usize::MAX,
+        ..QuicSettings::default()
+    };
     assert_eq!(settings.congestion, Congestion::NewReno);
     let keys = QuicKeys { reset_key: [1; 64], token_key: [2; 64], steering_key: [3; 16] };
     let tls = QuicTls::new(server_tls(der.clone(), key.serialize_der())).expect("a valid configuration");
@@ -222,5 +241,15 @@ fn main() {
         (BYTES.load(Relaxed) - bytes) / wanted as isize,
         (BLOCKS.load(Relaxed) - blocks) / wanted as isize,
         (resident_bytes() - resident) / wanted,
+    );
+    let (bytes, blocks) = (BYTES.load(Relaxed), BLOCKS.load(Relaxed));
+    for _ in 0..wanted {
+        pair.begin();
+    }
+    assert_eq!(pair.quic.counters().handshakes_begun as usize, 2 * wanted + 256);
+    println!(
+        "{wanted} handshakes under way: {} B and {} blocks each",
+        (BYTES.load(Relaxed) - bytes) / wanted as isize,
+        (BLOCKS.load(Relaxed) - blocks) / wanted as isize,
     );
 }

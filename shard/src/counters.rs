@@ -98,6 +98,8 @@ counters! {
     tls_handshakes_refused: Counter,
     #[doc = "Byte streams refused because their address prefix has too many TLS handshakes in flight at their listener."]
     tls_handshakes_refused_prefix: Counter,
+    #[doc = "Byte streams refused because their site (IPv4 /24, IPv6 /48) has too many TLS handshakes in flight at their listener."]
+    tls_handshakes_refused_site: Counter,
     #[doc = "TLS connections closed for a record that could not be read."]
     tls_errors: Counter,
     #[doc = "TLS connections whose stream ended without close_notify."]
@@ -186,6 +188,12 @@ counters! {
     expired: Counter,
     #[doc = "QoS 1 and 2 publications refused because memory is at its ceiling."]
     publishes_refused: Counter,
+    #[doc = "Subscriptions refused because their session has its maximum."]
+    subscriptions_refused: Counter,
+    #[doc = "Subscriptions refused because memory is at its ceiling."]
+    subscriptions_refused_memory: Counter,
+    #[doc = "Shared subscriptions refused because the shard that owns their group has its maximum of groups."]
+    groups_refused: Counter,
     #[doc = "Publications and subscriptions denied."]
     denied: Counter,
     #[doc = "Retained messages refused because the partition is full."]

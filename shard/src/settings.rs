@@ -39,7 +39,7 @@ pub struct Settings {
     pub tls_handshakes_max: usize,
     /// Sessions, connected or not, that this shard keeps.
     pub sessions_max: usize,
-    /// Subscriptions of one session.
+    /// Subscriptions of one session; more are refused with 0x97.
     pub subscriptions_max: usize,
     /// SUBSCRIBE and UNSUBSCRIBE packets of one connection whose answer is still on its way through the other
     /// shards; beyond it, its later packets wait.

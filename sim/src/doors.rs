@@ -103,6 +103,7 @@ impl Doors {
                 connections_max: if kind.is_plain() { usize::MAX } else { plan.connections_max },
                 connections_per_prefix_max: if kind.is_plain() { usize::MAX } else { plan.per_prefix_max },
                 handshakes_per_prefix_max: usize::MAX,
+                handshakes_per_site_max: usize::MAX,
             }
         });
         Self { clients, kinds: kinds.collect(), ids: Vec::new(), calm_since: None }

@@ -460,13 +460,17 @@ impl World {
         self.sum().for_each(|figure| books.push((figure.name, figure.value)));
         let quic = self.nodes.iter().filter_map(|node| node.shard.quic()).map(Quic::counters);
         for c in quic {
+            let ignored = c.initials_queue_full
+                + c.initials_handshakes_full
+                + c.initials_prefix_full
+                + c.initials_site_full;
             books.extend([
                 ("quic_datagrams_in", c.datagrams_in),
                 ("quic_datagrams_out", c.datagrams_out),
                 ("quic_stateless_sent", c.stateless_sent),
                 ("quic_initials", c.initials),
                 ("quic_retries", c.retries_backlog + c.retries_prefix),
-                ("quic_initials_ignored", c.initials_queue_full + c.initials_prefix_full),
+                ("quic_initials_ignored", ignored),
                 ("quic_refused", c.refused_connections + c.refused_prefix),
                 ("quic_handshakes_failed", c.handshakes_failed + c.handshakes_expired + c.initials_expired),
                 ("quic_connected", c.connected),

@@ -104,6 +104,11 @@ pub struct Listener {
     /// and once for those that have not, who then are asked to. `None`: 1,024 for each shard.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub handshakes_per_network_max: Option<u32>,
+    /// The same of one site, an IPv4 /24 or an IPv6 /48, over all its networks; over QUIC of clients that have proven their
+    /// address. `None`: half of what each shard takes in all (2,048 where memory is not small), or
+    /// [`handshakes_per_network_max`](Self::handshakes_per_network_max) where that is more.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
+    pub handshakes_per_site_max: Option<u32>,
     /// PEM chain, leaf first. `None`: that of `[tls]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<PathBuf>,
@@ -141,6 +146,7 @@ impl Listener {
             connections_max: None,
             connections_per_network_max: None,
             handshakes_per_network_max: None,
+            handshakes_per_site_max: None,
             certificate: None,
             key: None,
             client_certificates: ClientCertificates::Off,

@@ -99,6 +99,11 @@ pub struct QuicSection {
     /// Handshakes in flight, over all shards and QUIC listeners, above which new clients must prove their address (RFC 9000 §8.1.2).
     #[serde(deserialize_with = "units::count")]
     pub retry_above_handshakes: u32,
+    /// Most handshakes in flight, over all shards and QUIC listeners: beyond it first packets are dropped in silence, and come
+    /// again. From half of it on new clients must prove their address. `None`: for each shard as many as an eighth of its
+    /// memory holds, from 64 to 4,096.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
+    pub handshakes_max: Option<u32>,
 }
 
 /// `[tcp]`
@@ -188,6 +193,10 @@ pub struct IoSection {
     pub stream_buffers: u32,
     /// io_uring: size of each of those.
     pub stream_buffer_size: ByteSize,
+    /// How long a TCP connection may be silent before the kernel asks its client four times, a quarter of this apart, whether
+    /// it is there: one that has vanished ends after twice this, whatever its keep alive. 0: never asked.
+    #[serde(with = "units::duration")]
+    pub tcp_keepalive: Duration,
 }
 
 /// What carries the sockets.
@@ -224,6 +233,13 @@ pub struct MqttSection {
     /// Levels of a topic name or filter.
     #[serde(deserialize_with = "units::count")]
     pub topic_levels_max: u32,
+    /// Subscriptions of one session; more are refused, in MQTT 5 with 0x97 (quota exceeded).
+    #[serde(deserialize_with = "units::count")]
+    pub subscriptions_max: u32,
+    /// Connections of one session that are gone while what they have published waits for a subscriber: with so many, its
+    /// client is refused with 0x89 (server busy) until there are fewer.
+    #[serde(deserialize_with = "units::count")]
+    pub former_connections_max: u32,
     /// Time from the transport's opening to a whole CONNECT.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
@@ -330,6 +346,7 @@ impl Default for QuicSection {
             allow_anonymous: false,
             idle_timeout: Duration::from_secs(120),
             retry_above_handshakes: 1_000,
+            handshakes_max: None,
         }
     }
 }
@@ -373,6 +390,7 @@ impl Default for IoSection {
             datagram_buffers: 32,
             stream_buffers: 256,
             stream_buffer_size: ByteSize(4 << 10),
+            tcp_keepalive: Duration::from_secs(60),
         }
     }
 }
@@ -386,6 +404,8 @@ impl Default for MqttSection {
             topic_alias_bytes_max: ByteSize(64 << 10),
             client_id_bytes_max: 1_024,
             topic_levels_max: 128,
+            subscriptions_max: 10_000,
+            former_connections_max: 16,
             connect_timeout: Duration::from_secs(10),
             session_expiry_max: Duration::from_secs(7 * 24 * 60 * 60),
             queue_messages_max: 1_000,

@@ -7,7 +7,8 @@ use toml::{Table, Value};
 use super::Loaded;
 
 /// Keys without a default: printed as a comment while unset, so that the printed file shows every key.
-const UNSET: [(&str, &str, &str); 4] = [
+const UNSET: [(&str, &str, &str); 5] = [
+    ("quic", "handshakes_max", "unset: what an eighth of each shard's memory holds, from 64 to 4096 a shard"),
     ("tls", "certificate", "unset: a development certificate is made in the data directory"),
     ("tls", "key", "unset"),
     ("ws", "origins", "unset: pages of this machine may connect on loopback, none beyond"),

@@ -49,6 +49,9 @@ impl Rules {
         }
         self.duration("quic.idle_timeout", config.quic.idle_timeout, Duration::from_secs(5)..=HOUR);
         self.number("quic.retry_above_handshakes", config.quic.retry_above_handshakes, 0..=1_000_000);
+        if let Some(handshakes_max) = config.quic.handshakes_max {
+            self.number("quic.handshakes_max", handshakes_max, 1..=1_000_000);
+        }
         if config.placed_listeners().is_empty() {
             let sections = ["quic.listen", "tls.listen", "ws.listen", "wss.listen"];
             self.refuse("tcp.listen", "no address to listen on, here or elsewhere: no client could connect")
@@ -66,6 +69,7 @@ impl Rules {
                 ("connections_max", listener.connections_max),
                 ("connections_per_network_max", listener.connections_per_network_max),
                 ("handshakes_per_network_max", listener.handshakes_per_network_max),
+                ("handshakes_per_site_max", listener.handshakes_per_site_max),
             ];
             for (key, count) in counts {
                 if let Some(count) = count {
@@ -137,6 +141,7 @@ impl Rules {
                 ("client_certificates", asks),
                 ("client_ca", has_ca),
                 ("handshakes_per_network_max", listener.handshakes_per_network_max.is_some()),
+                ("handshakes_per_site_max", listener.handshakes_per_site_max.is_some()),
             ];
             for (key, _) in given.iter().filter(|(_, given)| *given) {
                 self.refuse(
@@ -204,6 +209,10 @@ impl Rules {
             }
         }
         self.size("io.stream_buffer_size", io.stream_buffer_size, 256..=32 * KIB);
+        if !io.tcp_keepalive.is_zero() {
+            let tcp_keepalive = Duration::from_secs(4)..=Duration::from_secs(32_767);
+            self.duration("io.tcp_keepalive", io.tcp_keepalive, tcp_keepalive);
+        }
     }
 
     fn protocol(&mut self, config: &Config) {
@@ -214,6 +223,8 @@ impl Rules {
         self.size("mqtt.topic_alias_bytes_max", mqtt.topic_alias_bytes_max, KIB..=16 * MIB);
         self.number("mqtt.client_id_bytes_max", mqtt.client_id_bytes_max, 23..=65_535);
         self.number("mqtt.topic_levels_max", mqtt.topic_levels_max, 1..=128);
+        self.number("mqtt.subscriptions_max", mqtt.subscriptions_max, 1..=1_000_000);
+        self.number("mqtt.former_connections_max", mqtt.former_connections_max, 1..=1_000);
         let connect_timeout = Duration::from_secs(1)..=Duration::from_secs(600);
         self.duration("mqtt.connect_timeout", mqtt.connect_timeout, connect_timeout);
         self.duration(

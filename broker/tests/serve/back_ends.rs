@@ -1,18 +1,24 @@
 //! The broker on each back end by force: bytes, datagrams, shards that wake one another, and the end. Where the kernel
 //! forbids io_uring its tests say so and pass.
 
+use std::net::{SocketAddr, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use quelea::broker::Broker;
-use quelea::config::{IoBackend, Transport};
+use quelea::config::{Config, IoBackend, Transport};
 use quelea_mqtt::{QoS, ReasonCode};
 use quelea_udp_io::{Backend, Choice};
 
 use crate::client::message;
-use crate::{Served, config, serve_with};
+use crate::{PATIENCE, Served, config, serve_with};
 
 /// A broker on `backend`; `None` where the kernel forbids it.
 fn serve_on(backend: IoBackend) -> Option<Served> {
+    serve_on_with(backend, |_| {})
+}
+
+fn serve_on_with(backend: IoBackend, change: impl FnOnce(&mut Config)) -> Option<Served> {
     if backend == IoBackend::IoUring
         && let Err(error) = Choice::of(Backend::IoUring)
     {
@@ -21,7 +27,10 @@ fn serve_on(backend: IoBackend) -> Option<Served> {
         println!("{error}: not tested");
         return None;
     }
-    Some(serve_with(|config| config.io.backend = backend))
+    Some(serve_with(|config| {
+        config.io.backend = backend;
+        change(config);
+    }))
 }
 
 fn messages_cross_shards_and_transports(backend: IoBackend) {
@@ -58,6 +67,42 @@ fn draining_dismisses_every_client(backend: IoBackend) {
     assert!(drained.join().unwrap(), "all had gone in time");
 }
 
+/// When the kernel will ask the client of a connection between these ports of loopback whether it is there; `None` if it never
+/// will. `/proc/net/tcp` has one timer of each socket; while that is another, something is still to be acknowledged.
+fn asked_in(broker: SocketAddr, client: SocketAddr) -> Option<Duration> {
+    let ports = [format!(":{:04X}", broker.port()), format!(":{:04X}", client.port())];
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let mut lines = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let socket = lines.find(|of| of[1].ends_with(&ports[0]) && of[2].ends_with(&ports[1]));
+        match socket.expect("the broker's end is open")[5].split_once(':').unwrap() {
+            ("00", _) => return None,
+            // In hundredths of a second.
+            ("02", ticks) => {
+                return Some(Duration::from_millis(u64::from_str_radix(ticks, 16).unwrap() * 10));
+            }
+            _ => assert!(Instant::now() < deadline, "nothing else is going on: {sockets}"),
+        }
+    }
+}
+
+fn silent_clients_are_asked_as_the_operator_says(backend: IoBackend) {
+    for seconds in [0, 1_000] {
+        let given = Duration::from_secs(seconds);
+        let Some(served) = serve_on_with(backend, |config| config.io.tcp_keepalive = given) else { return };
+        // It has had an answer: the broker has set the socket up.
+        let mut client = served.client("silent");
+        let stream: &mut TcpStream = client.stream();
+        let asked = asked_in(stream.peer_addr().unwrap(), stream.local_addr().unwrap());
+        match asked {
+            None => assert_eq!(seconds, 0),
+            Some(asked) => assert!(given / 2 < asked && asked <= given, "{asked:?} of {given:?}"),
+        }
+        client.disconnect();
+    }
+}
+
 #[test]
 fn messages_cross_shards_and_transports_over_epoll() {
     messages_cross_shards_and_transports(IoBackend::Epoll);
@@ -92,4 +137,14 @@ fn ports_are_free_again_when_a_broker_has_stopped() {
         config.quic.listen = vec![quic];
         assert!(Broker::start(config).is_ok(), "{backend:?}");
     }
+}
+
+#[test]
+fn epoll_asks_silent_clients_as_the_operator_says() {
+    silent_clients_are_asked_as_the_operator_says(IoBackend::Epoll);
+}
+
+#[test]
+fn io_uring_asks_silent_clients_as_the_operator_says() {
+    silent_clients_are_asked_as_the_operator_says(IoBackend::IoUring);
 }

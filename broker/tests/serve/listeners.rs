@@ -193,3 +193,39 @@ fn a_network_has_a_maximum_at_each_listener() {
     }
     TcpClient::tcp(addresses[1], "after them").disconnect();
 }
+
+#[test]
+fn a_site_has_a_maximum_of_handshakes_at_each_listener() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = Files::new(directory.path(), "files");
+    let listener = Listener {
+        transport: Transport::Tls,
+        handshakes_per_site_max: Some(1),
+        ..files.listener("127.0.0.1:0")
+    };
+    let served = serve_with(|config| {
+        config.broker.shards = Shards::Count(1);
+        config.listeners = vec![listener];
+    });
+    let addresses = served.broker.addresses(Transport::Tls);
+    let begin = |address| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // The head of a record: a handshake that goes no further.
+        stream.write_all(&[22, 3, 1]).unwrap();
+        stream
+    };
+    let in_flight = |wanted| {
+        let deadline = Instant::now() + PATIENCE;
+        while served.metric("tls_handshakes_in_flight", 0) != wanted {
+            assert!(Instant::now() < deadline, "not {wanted} handshakes");
+        }
+    };
+    let _first = begin(addresses[1]);
+    in_flight(1);
+    let mut second = begin(addresses[1]);
+    assert!(!matches!(second.read(&mut [0; 1]), Ok(1)), "closed without a word");
+    assert_eq!(served.metric("tls_handshakes_refused_site_total", 0), 1);
+    let _by_the_other_listener = begin(addresses[0]);
+    in_flight(2);
+}

@@ -52,6 +52,8 @@ pub struct DoorKind {
     pub connections_per_prefix_max: usize,
     /// TLS handshakes of one network in flight, or one network could have all that a shard takes.
     pub handshakes_per_prefix_max: usize,
+    /// The same of one site: an IPv4 /24 or an IPv6 /48, of which the network is a part.
+    pub handshakes_per_site_max: usize,
 }
 
 impl DoorKind {
@@ -63,6 +65,7 @@ impl DoorKind {
         connections_max: usize::MAX,
         connections_per_prefix_max: usize::MAX,
         handshakes_per_prefix_max: usize::MAX,
+        handshakes_per_site_max: usize::MAX,
     };
 
     fn is_plain(&self) -> bool {
@@ -120,6 +123,8 @@ pub(crate) enum Handshake {
 pub(crate) enum NetworkFull {
     Connections,
     Handshakes,
+    /// The handshakes are those of its site.
+    SiteHandshakes,
 }
 
 /// Buffers that all byte streams of a shard share; empty between two calls.

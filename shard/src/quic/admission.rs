@@ -1,4 +1,4 @@
-//! Who may start a handshake: the queue of first packets, and how many connections each address prefix has.
+//! Who may start a handshake: the queue of first packets, and how many connections each address prefix and site has.
 //!
 //! A handshake costs a core 150 µs and a first packet costs its sender nothing, so first packets only wait here
 //! until the turn has time for them. What is too much is answered as cheaply as possible, in this order:
@@ -8,11 +8,15 @@
 //!                                                            ─▶ refused: CONNECTION_REFUSED tells the client
 //! queue full                                                 ─▶ silence: the client will repeat itself
 //! backlog, or too many of the prefix, address unproven       ─▶ Retry: nothing is kept, strangers must come back
-//! too many of the prefix, address proven                     ─▶ silence
+//! too many in all, of the prefix or of the site, address proven
+//!                                                            ─▶ silence
 //! ```
 //!
-//! Proven and unproven handshakes are counted apart, so that forged senders cannot lock out the real ones. Every listener
-//! counts its own: who fills one takes nothing from another.
+//! Silence is what a client with a proven address survives best: it repeats its first packet after a second, with the same
+//! token, and finds a place as soon as there is one; refused, it would have to begin anew, by its own clock.
+//!
+//! Proven and unproven handshakes are counted apart, so that forged senders cannot lock out the real ones: of all places
+//! they get half at most. Every listener counts its own prefixes and sites: who fills one takes nothing from another.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -23,13 +27,15 @@ use quinn_proto::Incoming;
 
 use super::listener::{QuicListenerId, QuicListenerLimits};
 use super::settings::QuicSettings;
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, Site};
 
 /// The queue and the counts.
 pub(super) struct Admission {
     queue: VecDeque<Waiting>,
     listeners: Vec<Listener>,
     prefixes: HashMap<(QuicListenerId, Prefix), Guests, FixedState>,
+    /// Handshakes with proven addresses, those in the queue included.
+    sites: HashMap<(QuicListenerId, Site), u32, FixedState>,
     handshaking: usize,
     draining: bool,
     memory_is_full: bool,
@@ -87,7 +93,9 @@ pub(super) enum Verdict {
     RetryBacklog,
     RetryPrefix,
     IgnoreQueueFull,
+    IgnoreHandshakesFull,
     IgnorePrefixFull,
+    IgnoreSiteFull,
 }
 
 impl Admission {
@@ -96,6 +104,7 @@ impl Admission {
             queue: VecDeque::new(),
             listeners: Vec::new(),
             prefixes: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            sites: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             handshaking: 0,
             draining: false,
             memory_is_full: false,
@@ -150,26 +159,57 @@ impl Admission {
         if self.queue.len() >= settings.handshakes_queued_max {
             return Verdict::IgnoreQueueFull;
         }
-        if !guest.proven && self.queue.len() + self.handshaking >= settings.handshakes_in_flight_retry {
+        match guest.proven {
+            true => self.judge_proven(settings, limits, guest),
+            false => self.judge_unproven(settings, limits, guest),
+        }
+    }
+
+    fn judge_unproven(&self, settings: &QuicSettings, limits: &QuicListenerLimits, guest: Guest) -> Verdict {
+        let retry_above = settings.handshakes_in_flight_retry.min(settings.handshakes_max / 2);
+        if self.under_way() >= retry_above {
             return Verdict::RetryBacklog;
         }
-        let running = theirs.map_or(0, |guests| match guest.proven {
-            true => guests.handshakes_proven,
-            false => guests.handshakes_unproven,
-        });
-        match (running as usize >= limits.handshakes_per_prefix_max, guest.proven) {
-            (false, _) => Verdict::Wait,
-            (true, true) => Verdict::IgnorePrefixFull,
-            (true, false) => Verdict::RetryPrefix,
+        let theirs = self.prefixes.get(&guest.account()).map_or(0, |guests| guests.handshakes_unproven);
+        if theirs as usize >= limits.handshakes_per_prefix_max {
+            return Verdict::RetryPrefix;
         }
+        Verdict::Wait
+    }
+
+    fn judge_proven(&self, settings: &QuicSettings, limits: &QuicListenerLimits, guest: Guest) -> Verdict {
+        if self.under_way() >= settings.handshakes_max {
+            return Verdict::IgnoreHandshakesFull;
+        }
+        let theirs = self.prefixes.get(&guest.account()).map_or(0, |guests| guests.handshakes_proven);
+        if theirs as usize >= limits.handshakes_per_prefix_max {
+            return Verdict::IgnorePrefixFull;
+        }
+        let of_site = self.sites.get(&guest.site_account()).copied().unwrap_or(0);
+        if of_site as usize >= limits.handshakes_per_site_max {
+            return Verdict::IgnoreSiteFull;
+        }
+        Verdict::Wait
+    }
+
+    /// Handshakes that wait or run.
+    fn under_way(&self) -> usize {
+        self.queue.len() + self.handshaking
     }
 
     /// Queues a first packet that was told to wait.
     pub(super) fn push(&mut self, waiting: Waiting) {
-        self.listeners[waiting.guest.listener.index()].guests += 1;
-        let guests = self.prefixes.entry(waiting.guest.account()).or_default();
-        *guests.handshakes(waiting.guest.proven) += 1;
+        self.enter(waiting.guest);
         self.queue.push_back(waiting);
+    }
+
+    fn enter(&mut self, guest: Guest) {
+        self.listeners[guest.listener.index()].guests += 1;
+        let guests = self.prefixes.entry(guest.account()).or_default();
+        *guests.handshakes(guest.proven) += 1;
+        if guest.proven {
+            *self.sites.entry(guest.site_account()).or_default() += 1;
+        }
     }
 
     /// Takes the oldest first packet; its handshake begins, or [`on_handshake_failed`](Self::on_handshake_failed).
@@ -185,17 +225,32 @@ impl Admission {
         let guests = self.prefixes.get_mut(&guest.account()).expect("it was counted when it was queued");
         *guests.handshakes(guest.proven) -= 1;
         guests.connections += 1;
+        self.leave_site(guest);
     }
 
     /// A handshake taken from the queue came to nothing.
     pub(super) fn on_handshake_failed(&mut self, guest: Guest) {
         self.handshaking -= 1;
         self.release(guest, |guests| *guests.handshakes(guest.proven) -= 1);
+        self.leave_site(guest);
     }
 
     /// A connection ended.
     pub(super) fn on_closed(&mut self, guest: Guest) {
         self.release(guest, |guests| guests.connections -= 1);
+    }
+
+    /// A handshake is over: its site has a place again.
+    fn leave_site(&mut self, guest: Guest) {
+        if !guest.proven {
+            return;
+        }
+        let handshakes =
+            self.sites.get_mut(&guest.site_account()).expect("it was counted when it was queued");
+        *handshakes -= 1;
+        if *handshakes == 0 {
+            self.sites.remove(&guest.site_account());
+        }
     }
 
     fn release(&mut self, guest: Guest, one: impl FnOnce(&mut Guests)) {
@@ -219,5 +274,106 @@ impl Guest {
 
     fn account(self) -> (QuicListenerId, Prefix) {
         (self.listener, self.prefix)
+    }
+
+    fn site_account(self) -> (QuicListenerId, Site) {
+        (self.listener, self.prefix.site())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: QuicListenerId = QuicListenerId::FIRST;
+
+    fn admission(settings: &QuicSettings, listeners: usize) -> Admission {
+        let mut admission = Admission::new(1);
+        for _ in 0..listeners {
+            admission.add_listener(settings.listener_limits());
+        }
+        admission
+    }
+
+    fn guest(address: &str, proven: bool) -> Guest {
+        let prefix = Prefix::of(address.parse().expect("an address"));
+        Guest { listener: FIRST, prefix, proven }
+    }
+
+    fn proven(address: &str) -> Guest {
+        guest(address, true)
+    }
+
+    /// A first packet comes and its handshake begins, if it may.
+    fn arrives(admission: &mut Admission, settings: &QuicSettings, guest: Guest) -> Verdict {
+        let verdict = admission.judge(settings, 0, guest);
+        if verdict == Verdict::Wait {
+            admission.enter(guest);
+            admission.handshaking += 1;
+        }
+        verdict
+    }
+
+    #[test]
+    fn the_networks_of_a_site_have_one_maximum_of_proven_handshakes() {
+        let settings = QuicSettings { handshakes_per_site_max: 4, ..QuicSettings::default() };
+        let mut admission = admission(&settings, 2);
+        let household = |n: u16| proven(&format!("2001:db8:1:{n:x}::1"));
+        for n in 1..=4 {
+            assert_eq!(arrives(&mut admission, &settings, household(n)), Verdict::Wait);
+        }
+        let fifth = household(0xffff);
+        assert_eq!(admission.judge(&settings, 0, fifth), Verdict::IgnoreSiteFull);
+        assert_eq!(
+            admission.judge(&settings, 0, guest("2001:db8:1:5::1", false)),
+            Verdict::Wait,
+            "not proven"
+        );
+        assert_eq!(admission.judge(&settings, 0, proven("2001:db8:2:1::1")), Verdict::Wait, "a neighbour");
+        let elsewhere = Guest { listener: QuicListenerId::from_index(1), ..fifth };
+        assert_eq!(admission.judge(&settings, 0, elsewhere), Verdict::Wait, "another listener");
+
+        admission.on_connected(household(1));
+        assert_eq!(arrives(&mut admission, &settings, fifth), Verdict::Wait, "connections do not count");
+        assert_eq!(admission.judge(&settings, 0, household(5)), Verdict::IgnoreSiteFull);
+        admission.on_handshake_failed(household(2));
+        assert_eq!(arrives(&mut admission, &settings, household(5)), Verdict::Wait);
+        for n in [3, 4, 5, 0xffff] {
+            admission.on_handshake_failed(household(n));
+        }
+        admission.on_closed(household(1));
+        assert!(
+            admission.sites.is_empty() && admission.prefixes.is_empty(),
+            "nothing is kept of who is gone"
+        );
+        assert_eq!(admission.under_way(), 0);
+    }
+
+    #[test]
+    fn an_ipv4_site_is_a_24() {
+        let settings = QuicSettings { handshakes_per_site_max: 1, ..QuicSettings::default() };
+        let mut admission = admission(&settings, 1);
+        assert_eq!(arrives(&mut admission, &settings, proven("192.0.2.1")), Verdict::Wait);
+        assert_eq!(admission.judge(&settings, 0, proven("192.0.2.255")), Verdict::IgnoreSiteFull);
+        assert_eq!(admission.judge(&settings, 0, proven("192.0.3.1")), Verdict::Wait);
+    }
+
+    #[test]
+    fn handshakes_have_a_maximum_of_which_strangers_get_half() {
+        let settings = QuicSettings { handshakes_max: 6, ..QuicSettings::default() };
+        let mut admission = admission(&settings, 1);
+        let stranger = |n: u8| guest(&format!("10.{n}.0.1"), false);
+        for n in 0..3 {
+            assert_eq!(arrives(&mut admission, &settings, stranger(n)), Verdict::Wait);
+        }
+        assert_eq!(admission.judge(&settings, 0, stranger(3)), Verdict::RetryBacklog);
+        for n in 3..6 {
+            let same_but_proven = Guest { proven: true, ..stranger(n) };
+            assert_eq!(arrives(&mut admission, &settings, same_but_proven), Verdict::Wait);
+        }
+        assert_eq!(admission.judge(&settings, 0, proven("10.6.0.1")), Verdict::IgnoreHandshakesFull);
+        assert_eq!(admission.judge(&settings, 0, stranger(6)), Verdict::RetryBacklog);
+        admission.on_handshake_failed(stranger(0));
+        assert_eq!(admission.judge(&settings, 0, proven("10.6.0.1")), Verdict::Wait);
     }
 }

@@ -27,8 +27,12 @@ pub struct QuicCounters {
     pub retries_prefix: u64,
     /// Of those: dropped in silence, the queue being full.
     pub initials_queue_full: u64,
+    /// Of those: dropped in silence in spite of proven addresses, the shard having its maximum of handshakes under way.
+    pub initials_handshakes_full: u64,
     /// Of those: dropped in silence, their prefix having too many handshakes in spite of proven addresses.
     pub initials_prefix_full: u64,
+    /// Of those: dropped in silence, their site having too many handshakes in spite of proven addresses.
+    pub initials_site_full: u64,
     /// Of those: refused while draining.
     pub refused_draining: u64,
     /// Of those: refused because memory is at its ceiling.

@@ -148,8 +148,16 @@ impl Quic {
                 counters.initials_queue_full += 1;
                 self.endpoint.ignore(incoming);
             }
+            Verdict::IgnoreHandshakesFull => {
+                counters.initials_handshakes_full += 1;
+                self.endpoint.ignore(incoming);
+            }
             Verdict::IgnorePrefixFull => {
                 counters.initials_prefix_full += 1;
+                self.endpoint.ignore(incoming);
+            }
+            Verdict::IgnoreSiteFull => {
+                counters.initials_site_full += 1;
                 self.endpoint.ignore(incoming);
             }
         }

@@ -44,4 +44,6 @@ pub struct QuicListenerLimits {
     pub connections_per_prefix_max: usize,
     /// Handshakes of one address prefix, once for proven addresses and once for unproven ones.
     pub handshakes_per_prefix_max: usize,
+    /// Handshakes with proven addresses of one site: an IPv4 /24 or an IPv6 /48, of which the prefix is a part.
+    pub handshakes_per_site_max: usize,
 }

@@ -53,7 +53,7 @@ pub use event::{Alpn, CloseWhy, ConnId, Handled, Path, QuicEvent, ReadEnd, Strea
 pub use listener::{QuicListenerId, QuicListenerLimits};
 pub use output::SEGMENTS_MAX;
 pub use session::Negotiated;
-pub use settings::{Congestion, QuicKeys, QuicSettings, SEND_WINDOW_MAX, STREAMS_MAX};
+pub use settings::{Congestion, HANDSHAKE_BYTES, QuicKeys, QuicSettings, SEND_WINDOW_MAX, STREAMS_MAX};
 pub use tls::{QuicTls, TlsError};
 
 use crate::refusal::{Refusal, Refusals};

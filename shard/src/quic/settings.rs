@@ -19,13 +19,20 @@ pub struct QuicSettings {
     pub idle_timeout: Duration,
     /// How long a handshake may last, its wait in our queue included.
     pub handshake_timeout: Duration,
-    /// Handshakes queued and running above which strangers have to prove their address first (RFC 9000 §8.1.2).
+    /// Handshakes queued and running above which strangers have to prove their address first (RFC 9000 §8.1.2); half of
+    /// [`Self::handshakes_max`], if that is less.
     pub handshakes_in_flight_retry: usize,
+    /// Handshakes queued and running at once. Beyond it the first packets of proven addresses are dropped in silence; their
+    /// clients repeat them. Nobody is charged for a handshake: so many times [`HANDSHAKE_BYTES`] are beside the ceiling.
+    pub handshakes_max: usize,
     /// First packets that may wait for their handshake.
     pub handshakes_queued_max: usize,
     /// Handshakes of one address prefix at a listener without a limit of its own, once for proven addresses and once for
     /// unproven ones.
     pub handshakes_per_prefix_max: usize,
+    /// Handshakes with proven addresses of one site, an IPv4 /24 or an IPv6 /48, at a listener without a limit of its own.
+    /// Less than [`Self::handshakes_max`], or one site could have all places.
+    pub handshakes_per_site_max: usize,
     /// Connections of this shard, those in handshake and those winding down included.
     pub connections_max: usize,
     /// Connections of one address prefix at a listener without a limit of its own: an IPv4 address or an IPv6 /64.
@@ -75,8 +82,11 @@ impl Default for QuicSettings {
             idle_timeout: Duration::from_secs(120),
             handshake_timeout: Duration::from_secs(10),
             handshakes_in_flight_retry: 1_000,
+            // A core begins 1,000 to 6,000 handshakes in a second; an honest one is over in a round trip or two.
+            handshakes_max: 4_096,
             handshakes_queued_max: 4_096,
             handshakes_per_prefix_max: 1_024,
+            handshakes_per_site_max: 2_048,
             connections_max: 1 << 20,
             connections_per_prefix_max: 1 << 16,
             streams_bidi: 1,
@@ -137,6 +147,7 @@ impl QuicSettings {
             connections_max: self.connections_max,
             connections_per_prefix_max: self.connections_per_prefix_max,
             handshakes_per_prefix_max: self.handshakes_per_prefix_max,
+            handshakes_per_site_max: self.handshakes_per_site_max,
         }
     }
 
@@ -176,6 +187,11 @@ pub const SEND_WINDOW_MAX: u64 = 64 * 1024;
 
 /// Most streams of a kind: quinn-proto sets up a place for each when a connection begins.
 pub const STREAMS_MAX: u32 = 64;
+
+/// What a handshake under way may cost, until it is over or its time is: 21.2 KB of ours with a client that falls silent behind
+/// its first packet (`cargo run --release --example quic_memory`), 8 KiB of one that sends the rest out of order,
+/// and an allowance for what aws-lc allocates itself.
+pub const HANDSHAKE_BYTES: usize = 40 * 1024;
 
 /// Handshake bytes held out of order: room for a client's certificate chain and a post-quantum key share.
 const CRYPTO_BYTES_MAX: usize = 8 * 1024;

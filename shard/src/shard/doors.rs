@@ -23,7 +23,7 @@ use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
-use crate::prefix::Prefix;
+use crate::prefix::{Prefix, Site};
 use crate::refusal::Entrance;
 
 use super::{DoorAction, DoorEnd, Shard};
@@ -34,6 +34,8 @@ pub(crate) struct KnownKind {
     open: usize,
     /// What each network has; nobody counts without a maximum.
     networks: Option<KeyedMap<Prefix, Guests>>,
+    /// TLS handshakes in flight of each site; the same.
+    sites: Option<KeyedMap<Site, u32>>,
 }
 
 /// What one network has.
@@ -47,7 +49,9 @@ struct Guests {
 impl KnownKind {
     pub(crate) fn new(kind: DoorKind, keyed: Keyed) -> Self {
         let least = kind.connections_per_prefix_max.min(kind.handshakes_per_prefix_max);
-        Self { kind, open: 0, networks: (least < usize::MAX).then(|| KeyedMap::with_hasher(keyed)) }
+        let networks = (least < usize::MAX).then(|| KeyedMap::with_hasher(keyed));
+        let sites = (kind.handshakes_per_site_max < usize::MAX).then(|| KeyedMap::with_hasher(keyed));
+        Self { kind, open: 0, networks, sites }
     }
 
     fn guests(&self, peer: IpAddr) -> Option<&Guests> {
@@ -60,15 +64,29 @@ impl KnownKind {
         if self.guests(peer).is_some_and(is_full) { Err(NetworkFull::Connections) } else { Ok(()) }
     }
 
-    /// Begins a handshake of one that has entered, unless its network has its maximum.
+    /// Begins a handshake of one that has entered, unless its network or its site has its maximum.
     fn try_begin_handshake(&mut self, peer: IpAddr) -> Result<(), NetworkFull> {
-        let handshakes_max = self.kind.handshakes_per_prefix_max;
-        let Some(networks) = &mut self.networks else { return Ok(()) };
-        let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
-        if guests.handshakes as usize >= handshakes_max {
+        let prefix = Prefix::of(peer);
+        let guests = self
+            .networks
+            .as_mut()
+            .map(|networks| networks.get_mut(&prefix).expect("it was counted when it came"));
+        if guests
+            .as_ref()
+            .is_some_and(|guests| guests.handshakes as usize >= self.kind.handshakes_per_prefix_max)
+        {
             return Err(NetworkFull::Handshakes);
         }
-        guests.handshakes += 1;
+        if let Some(sites) = &mut self.sites {
+            let of_site = sites.get(&prefix.site()).copied().unwrap_or(0);
+            if of_site as usize >= self.kind.handshakes_per_site_max {
+                return Err(NetworkFull::SiteHandshakes);
+            }
+            sites.insert(prefix.site(), of_site + 1);
+        }
+        if let Some(guests) = guests {
+            guests.handshakes += 1;
+        }
         Ok(())
     }
 
@@ -83,6 +101,14 @@ impl KnownKind {
         if let Some(networks) = &mut self.networks {
             let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
             guests.handshakes -= 1;
+        }
+        if let Some(sites) = &mut self.sites {
+            let site = Prefix::of(peer).site();
+            let of_site = sites.get_mut(&site).expect("it was counted when it began");
+            *of_site -= 1;
+            if *of_site == 0 {
+                sites.remove(&site);
+            }
         }
     }
 
@@ -480,6 +506,7 @@ fn refusal_of(error: LayerError) -> Option<Cow<'static, str>> {
         LayerError::Proxy => Some("its PROXY header is malformed".into()),
         LayerError::Network(NetworkFull::Connections) => Some(CONNECTIONS_FULL.into()),
         LayerError::Network(NetworkFull::Handshakes) => Some(HANDSHAKES_FULL.into()),
+        LayerError::Network(NetworkFull::SiteHandshakes) => Some(SITE_FULL.into()),
         LayerError::HandshakesFull => Some("too many TLS handshakes are in flight".into()),
         LayerError::Tls { in_handshake: true, why } => Some(why.to_string().into()),
         LayerError::Upgrade => Some("its request does not open a WebSocket here".into()),
@@ -503,10 +530,12 @@ fn network_full(full: NetworkFull, counters: &mut Counters) -> (&mut u64, &'stat
     match full {
         NetworkFull::Connections => (&mut counters.doors_refused_prefix, CONNECTIONS_FULL),
         NetworkFull::Handshakes => (&mut counters.tls_handshakes_refused_prefix, HANDSHAKES_FULL),
+        NetworkFull::SiteHandshakes => (&mut counters.tls_handshakes_refused_site, SITE_FULL),
     }
 }
 
 /// What the log says at the maximum of a network, and of the shard.
 const CONNECTIONS_FULL: &str = "its network has its maximum of connections";
 const HANDSHAKES_FULL: &str = "its network has its maximum of TLS handshakes in flight";
+const SITE_FULL: &str = "its site has its maximum of TLS handshakes in flight";
 const SHARD_FULL: &str = "the shard has its maximum of connections";

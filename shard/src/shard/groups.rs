@@ -28,6 +28,7 @@ impl Shard {
         let key = match self.groups_by_filter.get(&filter) {
             Some(key) => *key,
             None if self.groups.len() >= self.settings.groups_max => {
+                self.counters.groups_refused += 1;
                 let refused = Control::Joined { session: member.session, filter, group: None };
                 return self.send_control(member.shard, refused);
             }

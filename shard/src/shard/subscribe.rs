@@ -89,10 +89,12 @@ impl Shard {
         let text: Arc<str> = filter.as_str().into();
         let is_new = !session.subscriptions.contains_key(&text);
         if is_new && session.subscriptions.len() >= self.settings.subscriptions_max {
+            self.counters.subscriptions_refused += 1;
             return ReasonCode::QUOTA_EXCEEDED;
         }
         if is_new {
             if self.budget.used_bytes() >= self.settings.memory_bytes_max {
+                self.counters.subscriptions_refused_memory += 1;
                 return ReasonCode::QUOTA_EXCEEDED;
             }
             self.budget.recharge(0, subscription_bytes(&text));

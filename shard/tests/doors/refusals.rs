@@ -121,6 +121,27 @@ fn handshakes_of_a_network_in_flight_have_a_maximum_and_other_networks_go_on() {
 }
 
 #[test]
+fn handshakes_of_a_site_in_flight_have_a_maximum_over_all_its_networks() {
+    let mut bed = Bed::new();
+    let kind = bed.shard.add_door_kind(DoorKind { handshakes_per_site_max: 2, ..tls_kind() });
+    let mut begin = |peer: &str| {
+        let door = open(&mut bed, kind, peer);
+        bed.send(door, &[22, 3, 1]);
+        (door, is_refused(&mut bed, door))
+    };
+    let households = ["[2001:db8:1:1::1]:1", "[2001:db8:1:2::1]:1", "[2001:db8:1:3::1]:1"].map(&mut begin);
+    assert_eq!(households.map(|(_, refused)| refused), [false, false, true]);
+    assert!(!begin("[2001:db8:2:1::1]:1").1, "a neighbour");
+    assert_eq!(refusal(&mut bed, kind).1, "its site has its maximum of TLS handshakes in flight");
+    assert_eq!((bed.counter("tls_handshakes_refused_site"), bed.counter("tls_handshakes_in_flight")), (1, 3));
+    // One that ends makes room for the next.
+    bed.reset(households[0].0);
+    let late = open(&mut bed, kind, "[2001:db8:1:4::1]:1");
+    bed.send(late, &[22, 3, 1]);
+    assert!(!is_refused(&mut bed, late));
+}
+
+#[test]
 fn of_many_refusals_the_first_is_told_and_the_others_are_counted() {
     let (mut bed, kind) = bed(1, DoorKind::PLAIN);
     for port in 1..=5 {

@@ -142,6 +142,53 @@ fn handshakes_of_a_prefix_beyond_its_maximum_need_a_proven_address() {
 }
 
 #[test]
+fn a_site_cannot_have_all_handshakes_by_its_many_prefixes() {
+    let settings =
+        QuicSettings { handshakes_in_flight_retry: 0, handshakes_per_site_max: 2, ..QuicSettings::default() };
+    let (mut world, certificate) = world_with(&settings);
+    world.broker.handshakes_left = 0;
+    for household in 1..=6 {
+        let client = world.client(&certificate);
+        world.clients[client].address = ([0x2001, 0xdb8, 1, household, 0, 0, 0, 1], 5_000).into();
+    }
+    let neighbour = world.client(&certificate);
+    world.clients[neighbour].address = ([0x2001, 0xdb8, 2, 1, 0, 0, 0, 1], 5_000).into();
+    world.run(Duration::from_millis(100));
+    let quic = &world.broker.shards[0];
+    assert_eq!((quic.counters().initials_site_full, quic.counters().initials_prefix_full), (4, 0));
+    assert_eq!(quic.handshakes_waiting(), 3, "two of the site, and the neighbour");
+    // The others repeat themselves and get in, too.
+    world.broker.handshakes_left = usize::MAX;
+    world.run(Duration::from_secs(5));
+    assert!(world.clients.iter().all(|client| client.is_connected()));
+}
+
+#[test]
+fn at_the_maximum_of_handshakes_who_is_proven_waits_in_silence_and_gets_in() {
+    let settings =
+        QuicSettings { handshakes_in_flight_retry: 0, handshakes_max: 3, ..QuicSettings::default() };
+    let (mut world, certificate) = world_with(&settings);
+    for network in 0..3 {
+        let client = world.client(&certificate);
+        world.clients[client].address = ([10, 66, network, 1], 5_000).into();
+    }
+    // Retry, the first packet again with its token, and then nothing more.
+    world.run(Duration::from_millis(35));
+    world.clients.iter_mut().for_each(|client| client.dead = true);
+    world.run(Duration::from_secs(5));
+    assert_eq!(world.broker.shards[0].counters().handshakes_begun, 3);
+    let late = world.client(&certificate);
+    world.run(Duration::from_secs(4));
+    let counters = world.broker.shards[0].counters();
+    assert_eq!((counters.retries_backlog, counters.handshakes_begun, counters.connected), (4, 3, 0));
+    assert!(counters.initials_handshakes_full >= 2, "as often as it has repeated itself");
+    assert_eq!(world.clients[late].lost(), None, "it has not been sent away");
+    world.run(Duration::from_secs(6));
+    assert!(world.clients[late].is_connected());
+    assert_eq!(world.broker.shards[0].counters().handshakes_expired, 3);
+}
+
+#[test]
 fn a_full_queue_is_silent_and_the_shards_maximum_is_not() {
     let settings = QuicSettings { handshakes_queued_max: 3, connections_max: 5, ..QuicSettings::default() };
     let (mut world, certificate) = world_with(&settings);

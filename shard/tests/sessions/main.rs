@@ -14,4 +14,5 @@ mod retained;
 mod script;
 mod share;
 mod slow;
+mod subscribe;
 mod work;
