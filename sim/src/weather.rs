@@ -111,6 +111,9 @@ impl QuicPlan {
         self.settings.handshakes_per_prefix_max = random.usize(1..4);
         self.settings.connections_max = random.usize(16..64);
         self.settings.connections_per_prefix_max = random.usize(4..16);
+        // Not drawn, so that the seeds of before play the same weather.
+        self.settings.handshakes_max = self.settings.connections_max / 2;
+        self.settings.handshakes_per_site_max = 2 * self.settings.handshakes_per_prefix_max;
         self.weather.stranger_us = Some(1_000..random.u64(5_000..100_000));
         self.weather.blackhole_us = None;
         self.tick = Duration::from_micros(200);
