@@ -444,4 +444,4 @@ impl Shard {
 }
 
 /// To offer a publication to one subscriber, as much work as so many nodes of the trie visited.
-const OFFER_WORK: usize = 8;
+pub(super) const OFFER_WORK: usize = 8;

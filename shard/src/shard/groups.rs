@@ -19,6 +19,7 @@ use crate::session::{GroupPlace, Queued, Session, Subscription};
 use crate::witness::{Subject, Why};
 
 use super::interest::Barrier;
+use super::peers::CONTROL_WORK;
 use super::subscribe::subscription_bytes;
 use super::{Group, Shard, Subscriber, accept};
 
@@ -280,6 +281,7 @@ impl Shard {
             Some(crate::mutants::Mutant::GroupMessagesKept) => Vec::new(),
             _ => back,
         };
+        self.work += CONTROL_WORK * (told.len() + back.len()) as u64;
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: false });
         }
@@ -291,6 +293,7 @@ impl Shard {
         let member = Member { shard: self.id, session: key };
         let memberships = &self.sessions[key].memberships;
         let told: Vec<_> = memberships.iter().map(|(filter, m)| (m.owner, Arc::clone(filter))).collect();
+        self.work += CONTROL_WORK * told.len() as u64;
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: true });
         }

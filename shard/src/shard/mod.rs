@@ -15,6 +15,7 @@ mod accept;
 mod authorize;
 mod connect;
 mod doors;
+mod drain;
 mod groups;
 mod homes;
 mod interest;
@@ -257,10 +258,8 @@ pub struct Shard {
     pub(crate) door_scratch: crate::door::Scratch,
     pub(crate) streams: OwnMap<ConnId, LinkKey>,
     pub(crate) quic: Option<Quic>,
-    pub(crate) draining: Option<Instant>,
+    pub(crate) draining: Option<drain::Draining>,
     pub(crate) refusals: Refusals,
-    /// While it drains: when those are told to go who have not taken what waits for them.
-    pub(crate) farewell_at: Option<Instant>,
 
     // Sessions.
     pub(crate) sessions: Slots<SessionKey, Session>,
@@ -352,7 +351,6 @@ impl Shard {
             quic: parts.quic,
             draining: None,
             refusals: Refusals::default(),
-            farewell_at: None,
             sessions: Slots::new(),
             by_client: KeyedMap::with_hasher(keyed),
             homes: Home::new(keyed),
@@ -417,6 +415,7 @@ impl Shard {
         self.quic_events(now);
         self.resume_relieved(now);
         self.resume_yielded(now);
+        self.walk_to_part(now);
         self.end_doomed(now);
         self.pump_groups(now);
         self.pump_sessions(now);
@@ -481,11 +480,6 @@ impl Shard {
     /// QUIC. How often the driver asks is how often it wants to know.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
         self.refusals.take().or_else(|| self.quic.as_mut()?.take_refusal())
-    }
-
-    /// Whether a drained shard has nothing left to say to anyone.
-    pub fn is_drained(&self) -> bool {
-        self.draining.is_some() && self.links.is_empty() && self.quic.as_ref().is_none_or(Quic::is_idle)
     }
 
     /// The QUIC half, for its counters.

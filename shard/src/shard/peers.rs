@@ -23,6 +23,8 @@ pub(crate) struct Peer {
     forward_credit: u32,
     control_out: VecDeque<Control>,
     reply: Reply,
+    /// Acceptances that have come and wait for their turn.
+    accepted_in: std::vec::IntoIter<Accepted>,
     /// The last of our announcements that it has applied.
     pub(crate) interest_acked: u64,
 }
@@ -36,6 +38,7 @@ impl Peer {
             forward_credit,
             control_out: VecDeque::new(),
             reply: Reply::default(),
+            accepted_in: Vec::new().into_iter(),
             interest_acked: 0,
         }
     }
@@ -43,6 +46,11 @@ impl Peer {
     /// Publications that wait for credit.
     pub(crate) fn waiting(&self) -> usize {
         self.deliver_out.len() + self.forward_out.len()
+    }
+
+    /// Whether acceptances have come that wait for their turn.
+    pub(crate) fn has_replies(&self) -> bool {
+        self.accepted_in.len() > 0
     }
 
     /// Control messages that wait for a slot.
@@ -116,24 +124,48 @@ impl Shard {
         any
     }
 
+    /// A reply may carry as many acceptances as publications were on their way: what is beyond the turn's work is kept, and
+    /// later replies wait behind it.
     fn take_replies(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
+        let until = self.work + LANE_WORK;
+        let mut any = self.take_accepted(now, from, until);
         while taken < max
+            && self.work < until
             && let Some(reply) = self.mailbox.recv_reply(from)
         {
             taken += 1;
+            any = true;
+            self.work += REPLY_WORK;
             let peer = &mut self.peers[from.index()];
             peer.deliver_credit += reply.deliver_credit;
             peer.forward_credit += reply.forward_credit;
+            peer.accepted_in = reply.accepted.into_iter();
             if let Some(seq) = reply.interest_seq {
                 peer.interest_acked = seq;
                 self.barriers_passed(now);
             }
-            for accepted in reply.accepted {
-                self.ticket_accepted(now, accepted.ticket, accepted.reason);
+            self.take_accepted(now, from, until);
+        }
+        any
+    }
+
+    /// Goes on with the acceptances of the last reply, one at least.
+    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64) -> bool {
+        let mut any = false;
+        while let Some(accepted) = self.peers[from.index()].accepted_in.next() {
+            any = true;
+            self.work += REPLY_WORK;
+            self.ticket_accepted(now, accepted.ticket, accepted.reason);
+            if self.work >= until {
+                break;
             }
         }
-        taken > 0
+        let peer = &mut self.peers[from.index()];
+        if any && !peer.has_replies() {
+            peer.accepted_in = Vec::new().into_iter();
+        }
+        any
     }
 
     fn take_controls(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
@@ -305,5 +337,8 @@ impl Shard {
 /// Work taken in from one lane of one shard in one turn; its last message may go beyond it.
 const LANE_WORK: u64 = 16_384;
 
+/// An acceptance, or a reply beside those in it.
+const REPLY_WORK: u64 = 4;
+
 /// A control message, as much work as so many nodes of the trie visited.
-const CONTROL_WORK: u64 = 4;
+pub(super) const CONTROL_WORK: u64 = 4;

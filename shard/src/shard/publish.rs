@@ -23,6 +23,7 @@ use crate::publication::Message;
 use crate::witness::{Subject, Why};
 
 use super::accept::Acceptance;
+use super::work::PACKET_WORK;
 use super::{Origin, Shard, Then};
 
 /// A client's publication that is accepted everywhere, or refused.
@@ -283,7 +284,7 @@ impl Shard {
     }
 
     /// A road may be free: what waits for it goes, and then what the session's next connections have published behind it.
-    fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+    pub(super) fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
         let mut next = Some(key);
         while let Some(key) = next {
             next = self.publish_deferred_of(now, key);
@@ -314,8 +315,10 @@ impl Shard {
         next
     }
 
-    /// Publishes what was deferred, up to the first that has to wait for the other road again.
+    /// Publishes what was deferred, up to the first that has to wait for the other road again, or that is beyond the
+    /// connection's share of the work: then it goes on in its next turn, and what is deferred stays in front of what comes.
     fn publish_until_crossing(&mut self, now: Instant, key: LinkKey) {
+        let until = self.input_share();
         while let Some(link) = self.links.get(key)
             && let Some(next) = link.deferred.front()
         {
@@ -343,6 +346,16 @@ impl Shard {
                     self.send_acks(now, key);
                 }
             }
+            self.work += PACKET_WORK;
+            if self.work >= until {
+                return self.yield_deferred(key);
+            }
+        }
+    }
+
+    fn yield_deferred(&mut self, key: LinkKey) {
+        if self.links.get(key).is_some_and(|link| !link.deferred.is_empty() && !link.yielded) {
+            self.yield_link(key);
         }
     }
 }

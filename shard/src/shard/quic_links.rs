@@ -13,7 +13,8 @@ use crate::envelope::{Control, LinkKey};
 use crate::link::{Carrier, CloseHow, LinkState};
 use crate::quic::{ConnId, Handled, Path, Quic, QuicEvent, ReadEnd, StreamId, Transmit, WriteEnd};
 
-use super::Shard;
+use super::drain::Draining;
+use super::{Peer, Shard};
 
 impl Shard {
     /// A datagram came to this shard's socket. One whose connection is another shard's is forwarded, unless too many
@@ -258,6 +259,8 @@ impl Shard {
             || !self.yielded_links.is_empty()
             || !self.pulls.is_empty()
             || !self.departed.is_empty()
+            || self.draining.as_ref().is_some_and(Draining::is_walking)
+            || self.peers.iter().any(Peer::has_replies)
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
             || !self.doomed_sessions.is_empty()

@@ -11,6 +11,7 @@ use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
 use crate::witness::{Subject, Why};
 
+use super::accept::OFFER_WORK;
 use super::{Origin, Shard};
 
 /// What a connection's end means for its Will.
@@ -89,6 +90,7 @@ impl Shard {
         while let Some(session) = self.sessions.get_mut(key)
             && let Some(parked) = session.parked.pop_front()
         {
+            self.work += OFFER_WORK as u64;
             if parked.is_transient() {
                 self.counters.dropped_qos0_offline += 1;
                 self.tell_loss(Subject::Session(key), Why::Qos0Offline, &parked.queued.message);
