@@ -162,6 +162,11 @@ impl AckQueue {
         self.waiting.get(at).filter(|entry| entry.qos == QoS::ExactlyOnce).map(|entry| entry.id)
     }
 
+    /// Memory that they take.
+    fn held_bytes(&self) -> usize {
+        self.waiting.capacity() * size_of::<PendingAck>()
+    }
+
     /// Acknowledgements that are still to leave.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
@@ -416,6 +421,8 @@ impl Link {
             + layers
             + self.aliases_in.held_bytes()
             + self.aliases_out.held_bytes()
+            + self.deferred.capacity() * size_of::<Deferred>()
+            + self.acks.held_bytes()
             + LINK_BYTES
     }
 

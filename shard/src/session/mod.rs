@@ -14,15 +14,17 @@
 mod inbound;
 mod memberships;
 mod outbound;
+mod parked;
 mod replays;
 
 pub use inbound::{Inbound, PublishVerdict, Released};
 pub use memberships::{GroupPlace, Membership, Memberships};
 pub use outbound::{Discard, Offer, Outbound, OutboundLimits, OutboundSink, Outgoing, Queued};
+pub use parked::{Parked, ParkedQueue};
 pub use replays::{Replay, Replays};
 
 use core::num::NonZeroU32;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,24 +100,6 @@ pub struct PendingWill {
     pub due: Option<Instant>,
 }
 
-/// A publication that waits for room in this session, with the acceptance that depends on it.
-#[derive(Debug)]
-pub struct Parked {
-    /// The message.
-    pub queued: Queued,
-    /// Whoever waits; nobody for a retained message that was asked for.
-    pub hold: Option<HoldKey>,
-    /// When the subscriber has to pay; for QoS 0, when it has to have kept up.
-    pub deadline: Instant,
-}
-
-impl Parked {
-    /// Whether it is of QoS 0.
-    pub fn is_transient(&self) -> bool {
-        self.queued.qos == QoS::AtMostOnce
-    }
-}
-
 /// What the broker remembers of one client.
 #[derive(Debug)]
 pub struct Session {
@@ -139,7 +123,7 @@ pub struct Session {
     pub inbound: Inbound,
     /// Publications that wait for room, in order: while there are any, later ones wait behind them. QoS 0 stands in front
     /// only: it comes to wait where nothing else does.
-    pub parked: VecDeque<Parked>,
+    pub parked: ParkedQueue,
     /// The Will of the present or last connection.
     pub will: Option<PendingWill>,
     /// Retained messages still to be fetched.
@@ -189,7 +173,7 @@ impl Session {
             memberships: Memberships::default(),
             outbound: Outbound::default(),
             inbound: Inbound::default(),
-            parked: VecDeque::new(),
+            parked: ParkedQueue::default(),
             will: None,
             replays: Replays::default(),
             arrived: None,
@@ -209,9 +193,30 @@ impl Session {
 
     /// Charges this budget with the session and its queues, as long as it lives.
     pub(crate) fn charge_to(&mut self, budget: &Budget) {
-        let bytes = size_of::<Self>() + self.identity.client_id.len() + SESSION_BYTES;
-        self.charge = Some(budget.charge(bytes));
+        self.charge = Some(budget.charge(self.held_bytes()));
         self.outbound.charge_to(budget);
+        self.parked.charge_to(budget);
+    }
+
+    /// Memory of the session itself and of its tables, those not counted that charge themselves.
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.identity.client_id.len()
+            + SESSION_BYTES
+            + self.inbound.held_bytes()
+            + self.replays.held_bytes()
+            + self.unmarked.capacity() * size_of::<HoldKey>()
+    }
+
+    /// After a change of what the client has not released, of what is still to be fetched for it, or of who waits for its
+    /// move: charges what is held now.
+    pub(crate) fn recharge(&mut self) {
+        let held = self.held_bytes();
+        if let Some(charge) = &mut self.charge
+            && charge.bytes() != held
+        {
+            charge.recharge(held);
+        }
     }
 
     /// The connection, if a client is connected.

@@ -116,7 +116,10 @@ impl Shard {
                         self.hold_until_marked(key, how.qos, &mut hold);
                     }
                 }
-                Subscriber::Group(key) => self.offer_to_group(now, key, message, &mut hold),
+                Subscriber::Group(key) => {
+                    self.offer_to_group(now, key, message, &mut hold);
+                    self.groups[key].recharge();
+                }
             }
         }
         self.matcher = matcher;
@@ -255,9 +258,7 @@ impl Shard {
         let left = session.outbound.left();
         if left - session.left_before >= session.outbound.waiting() as u64 {
             session.left_before = left;
-            let first = session.parked.front_mut().expect("it is judged by what waits");
-            first.deadline = now + self.settings.qos0_patience;
-            return;
+            return session.parked.renew_front(now + self.settings.qos0_patience);
         }
         session.too_slow_until = Some(now + self.settings.qos0_rest);
         while let Some(session) = self.sessions.get_mut(key)
@@ -305,7 +306,9 @@ impl Shard {
         };
         if self.sessions.get(key).is_some_and(unmarked) {
             let hold = self.hold_one_more(hold);
-            self.sessions[key].unmarked.push(hold);
+            let session = &mut self.sessions[key];
+            session.unmarked.push(hold);
+            session.recharge();
         }
     }
 

@@ -46,7 +46,7 @@ use crate::envelope::{
 };
 use crate::hash::{Keyed, KeyedMap, OwnMap};
 use crate::link::{DoorId, Link, WriteBatch};
-use crate::publication::{Budget, Message, Spares};
+use crate::publication::{Budget, Charge, Message, Spares};
 use crate::quic::{ConnId, Quic, QuicTls};
 use crate::refusal::{Refusal, Refusals};
 use crate::session::{OutboundLimits, Session};
@@ -204,6 +204,8 @@ pub(crate) struct Group {
     pub(crate) parked: VecDeque<(Message, HoldKey, Instant)>,
     pub(crate) parked_armed: bool,
     pub(crate) listed: bool,
+    /// What the group and its tables are charged with; messages are charged by themselves.
+    pub(crate) charge: Charge,
 }
 
 /// Who is told when a publication is accepted everywhere.
@@ -283,6 +285,7 @@ pub struct Shard {
     pub(crate) mailbox: ShardMailbox,
     pub(crate) peers: Vec<Peer>,
     pub(crate) loopback: VecDeque<Control>,
+    pub(crate) loopback_charged_bytes: usize,
     pub(crate) tickets: Tickets,
     /// Publications that were settled while another one was: at most one for each ticket.
     pub(crate) settled: VecDeque<publish::Settled>,
@@ -370,6 +373,7 @@ impl Shard {
             mailbox: parts.mailbox,
             peers,
             loopback: VecDeque::new(),
+            loopback_charged_bytes: 0,
             tickets: Tickets::default(),
             settled: VecDeque::new(),
             is_settling: false,

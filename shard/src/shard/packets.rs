@@ -165,6 +165,7 @@ impl Shard {
                 }
                 return Ok(());
             }
+            (QoS::ExactlyOnce, _) => self.sessions[session].recharge(),
             _ => {}
         }
         self.counters.publishes_received += 1;

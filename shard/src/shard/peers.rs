@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     accepted_in: std::vec::IntoIter<Accepted>,
     /// The last of our announcements that it has applied.
     pub(crate) interest_acked: u64,
+    /// What its queues are charged with, messages not counted.
+    charged_bytes: usize,
 }
 
 impl Peer {
@@ -40,7 +42,17 @@ impl Peer {
             reply: Reply::default(),
             accepted_in: Vec::new().into_iter(),
             interest_acked: 0,
+            charged_bytes: 0,
         }
+    }
+
+    /// Memory of the queues, as it is allocated. One that has grown and is empty is given back; one that is small stays, and
+    /// is nobody's.
+    fn held_bytes(&mut self) -> usize {
+        held_by(&mut self.deliver_out)
+            + held_by(&mut self.forward_out)
+            + held_by(&mut self.control_out)
+            + self.reply.accepted.capacity() * size_of::<Accepted>()
     }
 
     /// Publications that wait for credit.
@@ -217,7 +229,22 @@ impl Shard {
                 stuck = true;
             }
         }
+        self.recharge_peers();
         (self.mailbox.take_doorbells(), stuck)
+    }
+
+    /// Charges what waits between shards: it is there because of clients, whichever they are.
+    fn recharge_peers(&mut self) {
+        for peer in &mut self.peers {
+            let held = peer.held_bytes();
+            if held != peer.charged_bytes {
+                self.budget.recharge(core::mem::replace(&mut peer.charged_bytes, held), held);
+            }
+        }
+        let held = held_by(&mut self.loopback);
+        if held != self.loopback_charged_bytes {
+            self.budget.recharge(core::mem::replace(&mut self.loopback_charged_bytes, held), held);
+        }
     }
 
     fn flush_peer(&mut self, to: ShardId) -> bool {
@@ -336,6 +363,19 @@ impl Shard {
 
 /// Work taken in from one lane of one shard in one turn; its last message may go beyond it.
 const LANE_WORK: u64 = 16_384;
+
+fn held_by<T>(queue: &mut VecDeque<T>) -> usize {
+    if !queue.is_empty() {
+        return queue.capacity() * size_of::<T>();
+    }
+    if queue.capacity() > KEPT_ENTRIES_MAX {
+        *queue = VecDeque::new();
+    }
+    0
+}
+
+/// A queue of more entries is given back when it is empty.
+const KEPT_ENTRIES_MAX: usize = 256;
 
 /// An acceptance, or a reply beside those in it.
 const REPLY_WORK: u64 = 4;

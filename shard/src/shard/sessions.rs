@@ -129,13 +129,13 @@ impl Shard {
             self.forget_session_of(now, link);
         }
         self.unsubscribe_all(key);
-        let session = self.sessions.remove(key).expect("just seen");
+        let mut session = self.sessions.remove(key).expect("just seen");
         self.by_client.remove(&session.identity.client_id);
         let home = self.home_of(&session.identity.client_id);
         self.send_control(home, Control::Ended { identity: session.identity });
         self.counters.dropped_session_end += (session.parked.len() + session.outbound.waiting()) as u64;
         self.counters.unacknowledged_session_end += session.outbound.unacknowledged() as u64;
-        for parked in session.parked {
+        while let Some(parked) = session.parked.pop_front() {
             self.release_parked(now, parked.hold);
         }
         // The Will goes out when the session ends, if its delay has not passed yet `[MQTT-3.1.3-9]`.
