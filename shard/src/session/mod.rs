@@ -251,6 +251,16 @@ impl Session {
             || self.memberships.is_low()
     }
 
+    /// Whether publications, here or in its shared groups, wait for room in its queue.
+    pub(crate) fn is_waited_for(&self, limits: &OutboundLimits) -> bool {
+        !self.parked.is_empty() || (self.memberships.is_low() && !self.has_room_to_lend(limits))
+    }
+
+    /// Whether its shared groups may be lent credit.
+    pub(crate) fn has_room_to_lend(&self, limits: &OutboundLimits) -> bool {
+        self.outbound.room(limits) > 0 && self.outbound.waiting() <= LEND_MAX as usize
+    }
+
     /// Whether it is on its way between two shards.
     pub fn is_moving(&self) -> bool {
         matches!(self.presence, Presence::Arriving { .. } | Presence::Leaving { .. })
@@ -272,6 +282,9 @@ impl Session {
         }
     }
 }
+
+/// Messages that a group's owner may send to one member without asking: a batch, small beside a queue.
+pub(crate) const LEND_MAX: u32 = 16;
 
 /// A session beside itself and its client identifier: its entry in the table of identifiers, its life, its timer.
 const SESSION_BYTES: usize = 160;

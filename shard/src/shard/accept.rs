@@ -290,6 +290,19 @@ impl Shard {
         let deadline = now + self.settings.full_deadline;
         self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
         self.arm_parked(key);
+        self.judge_reading(key);
+    }
+
+    /// A client before MQTT 5 that is owed many acknowledgements is not read, unless its own session is full: whoever waits
+    /// for that waits for acknowledgements which this client may have sent behind its publications. It may be the client
+    /// itself, or the client that it waits for.
+    pub(super) fn judge_reading(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get(key) else { return };
+        let Some(link_key) = session.link() else { return };
+        let link = &mut self.links[link_key];
+        if link.acks_max < usize::MAX && link.read_on(session.is_waited_for(&self.limits)) {
+            self.relieved_links.push(link_key);
+        }
     }
 
     /// The session is moving here, and some shards still use the old path: a publisher that changes shards (a retained

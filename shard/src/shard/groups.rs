@@ -15,7 +15,7 @@ use quelea_router::{Seq, ShardId, ShareGroup};
 
 use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
 use crate::publication::Message;
-use crate::session::{GroupPlace, Queued, Session, Subscription};
+use crate::session::{GroupPlace, LEND_MAX, Queued, Session, Subscription};
 use crate::witness::{Subject, Why};
 
 use super::interest::Barrier;
@@ -255,7 +255,7 @@ impl Shard {
         if session.link().is_none() || !session.memberships.is_low() {
             return;
         }
-        if session.outbound.room(&self.limits) == 0 || session.outbound.waiting() > LEND_MAX as usize {
+        if !session.has_room_to_lend(&self.limits) {
             return;
         }
         let member = Member { shard: self.id, session: key };
@@ -365,6 +365,3 @@ const GROUP_BYTES: usize = size_of::<Group>() + 256;
 
 /// A queue of more parked publications is given back when it is empty.
 const PARKED_KEPT_MAX: usize = 16;
-
-/// Messages that an owner may send to one member without asking: a batch, small beside a queue.
-const LEND_MAX: u32 = 16;
