@@ -71,11 +71,13 @@ pub(super) fn how(message: &Message, subscription: &Subscription) -> Match {
     }
 }
 
+/// One more of a subscriber's subscriptions matches. In place: one client may have thousands that do.
 fn merge(into: &mut Match, message: &Message, subscription: &Subscription) {
-    let other = how(message, subscription);
-    into.qos = into.qos.max(other.qos);
-    into.retain |= other.retain;
-    into.subscription_ids.extend(other.subscription_ids);
+    into.qos = into.qos.max(message.qos.min(subscription.options.qos));
+    into.retain |= message.retain && subscription.options.retain_as_published;
+    if let Some(id) = subscription.id {
+        into.subscription_ids.push(id.get());
+    }
 }
 
 /// What became of a publication on this shard, as far as it is known.
