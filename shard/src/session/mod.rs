@@ -149,6 +149,8 @@ pub struct Session {
     pub(crate) left_before: u64,
     /// It was too slow for them: until then nobody waits.
     pub(crate) too_slow_until: Option<Instant>,
+    /// Its connection has been told that publications wait for room in its queue.
+    pub(crate) waited_for: bool,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
     /// What the session is charged with, beside its queues and subscriptions.
@@ -186,6 +188,7 @@ impl Session {
             parked_armed: false,
             left_before: 0,
             too_slow_until: None,
+            waited_for: false,
             listed: false,
             charge: None,
         }

@@ -299,11 +299,13 @@ impl Shard {
     /// for that waits for acknowledgements which this client may have sent behind its publications. It may be the client
     /// itself, or the client that it waits for.
     pub(super) fn judge_reading(&mut self, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
-        let Some(link_key) = session.link() else { return };
-        let link = &mut self.links[link_key];
-        if link.acks_max < usize::MAX && link.read_on(session.is_waited_for(&self.limits)) {
-            self.relieved_links.push(link_key);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_waited_for = session.is_waited_for(&self.limits);
+        if is_waited_for != core::mem::replace(&mut session.waited_for, is_waited_for)
+            && let Some(link) = session.link()
+            && self.links[link].read_on(is_waited_for)
+        {
+            self.relieved_links.push(link);
         }
     }
 
@@ -382,6 +384,7 @@ impl Shard {
     /// There may be room again: those who waited go first, in order.
     pub(super) fn unpark(&mut self, now: Instant, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key)
+            && !session.parked.is_empty()
             && let Some(parked) = session.parked.pop_front()
         {
             match session.outbound.offer(parked.queued, &self.limits) {

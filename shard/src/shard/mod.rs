@@ -284,6 +284,8 @@ pub struct Shard {
     // Other shards.
     pub(crate) mailbox: ShardMailbox,
     pub(crate) peers: Vec<Peer>,
+    /// Shards whose last reply was more than a turn's work.
+    pub(crate) replies_left: usize,
     pub(crate) loopback: VecDeque<Control>,
     pub(crate) loopback_charged_bytes: usize,
     pub(crate) tickets: Tickets,
@@ -372,6 +374,7 @@ impl Shard {
             groups_by_filter: KeyedMap::with_hasher(keyed),
             mailbox: parts.mailbox,
             peers,
+            replies_left: 0,
             loopback: VecDeque::new(),
             loopback_charged_bytes: 0,
             tickets: Tickets::default(),

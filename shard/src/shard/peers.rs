@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::time::Instant;
+use std::vec::IntoIter;
 
 use quelea_router::{Doorbells, ShardId};
 
@@ -24,7 +25,7 @@ pub(crate) struct Peer {
     control_out: VecDeque<Control>,
     reply: Reply,
     /// Acceptances that have come and wait for their turn.
-    accepted_in: std::vec::IntoIter<Accepted>,
+    accepted_in: IntoIter<Accepted>,
     /// The last of our announcements that it has applied.
     pub(crate) interest_acked: u64,
     /// What its queues are charged with, messages not counted.
@@ -40,10 +41,18 @@ impl Peer {
             forward_credit,
             control_out: VecDeque::new(),
             reply: Reply::default(),
-            accepted_in: Vec::new().into_iter(),
+            accepted_in: IntoIter::default(),
             interest_acked: 0,
             charged_bytes: 0,
         }
+    }
+
+    /// Whether anything stays here for want of credit or of a slot.
+    fn has_waiting(&self) -> bool {
+        !self.deliver_out.is_empty()
+            || !self.forward_out.is_empty()
+            || !self.control_out.is_empty()
+            || !self.reply.accepted.is_empty()
     }
 
     /// Memory of the queues, as it is allocated. One that has grown and is empty is given back; one that is small stays, and
@@ -61,7 +70,7 @@ impl Peer {
     }
 
     /// Whether acceptances have come that wait for their turn.
-    pub(crate) fn has_replies(&self) -> bool {
+    fn has_replies(&self) -> bool {
         self.accepted_in.len() > 0
     }
 
@@ -141,7 +150,13 @@ impl Shard {
     fn take_replies(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
         let until = self.work + LANE_WORK;
-        let mut any = self.take_accepted(now, from, until);
+        let mut any = false;
+        if self.peers[from.index()].has_replies() {
+            any = true;
+            self.replies_left -= 1;
+            let left = core::mem::take(&mut self.peers[from.index()].accepted_in);
+            self.take_accepted(now, from, until, left);
+        }
         while taken < max
             && self.work < until
             && let Some(reply) = self.mailbox.recv_reply(from)
@@ -152,32 +167,26 @@ impl Shard {
             let peer = &mut self.peers[from.index()];
             peer.deliver_credit += reply.deliver_credit;
             peer.forward_credit += reply.forward_credit;
-            peer.accepted_in = reply.accepted.into_iter();
             if let Some(seq) = reply.interest_seq {
                 peer.interest_acked = seq;
                 self.barriers_passed(now);
             }
-            self.take_accepted(now, from, until);
+            self.take_accepted(now, from, until, reply.accepted.into_iter());
         }
         any
     }
 
-    /// Goes on with the acceptances of the last reply, one at least.
-    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64) -> bool {
-        let mut any = false;
-        while let Some(accepted) = self.peers[from.index()].accepted_in.next() {
-            any = true;
+    /// Takes the acceptances of one reply, one at least, and keeps what is beyond the turn's work.
+    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64, mut reply: IntoIter<Accepted>) {
+        while let Some(accepted) = reply.next() {
             self.work += REPLY_WORK;
             self.ticket_accepted(now, accepted.ticket, accepted.reason);
-            if self.work >= until {
-                break;
+            if self.work >= until && reply.len() > 0 {
+                self.replies_left += 1;
+                self.peers[from.index()].accepted_in = reply;
+                return;
             }
         }
-        let peer = &mut self.peers[from.index()];
-        if any && !peer.has_replies() {
-            peer.accepted_in = Vec::new().into_iter();
-        }
-        any
     }
 
     fn take_controls(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
@@ -228,22 +237,32 @@ impl Shard {
                 self.mailbox.urge(to);
                 stuck = true;
             }
+            self.recharge_peer(to);
         }
-        self.recharge_peers();
+        self.recharge_loopback();
         (self.mailbox.take_doorbells(), stuck)
     }
 
-    /// Charges what waits between shards: it is there because of clients, whichever they are.
-    fn recharge_peers(&mut self) {
-        for peer in &mut self.peers {
-            let held = peer.held_bytes();
-            if held != peer.charged_bytes {
-                self.budget.recharge(core::mem::replace(&mut peer.charged_bytes, held), held);
-            }
+    /// What waits for this shard's own turn is there because of clients, whichever they are.
+    fn recharge_loopback(&mut self) {
+        if self.loopback.is_empty() && self.loopback_charged_bytes == 0 {
+            return;
         }
         let held = held_by(&mut self.loopback);
         if held != self.loopback_charged_bytes {
             self.budget.recharge(core::mem::replace(&mut self.loopback_charged_bytes, held), held);
+        }
+    }
+
+    /// The same for what waits for another shard. Where nothing waits, no queue is longer than its ring.
+    fn recharge_peer(&mut self, to: ShardId) {
+        let peer = &mut self.peers[to.index()];
+        if !peer.has_waiting() && peer.charged_bytes == 0 {
+            return;
+        }
+        let held = peer.held_bytes();
+        if held != peer.charged_bytes {
+            self.budget.recharge(core::mem::replace(&mut peer.charged_bytes, held), held);
         }
     }
 

@@ -13,8 +13,8 @@ use crate::envelope::{Control, LinkKey};
 use crate::link::{Carrier, CloseHow, LinkState};
 use crate::quic::{ConnId, Handled, Path, Quic, QuicEvent, ReadEnd, StreamId, Transmit, WriteEnd};
 
+use super::Shard;
 use super::drain::Draining;
-use super::{Peer, Shard};
 
 impl Shard {
     /// A datagram came to this shard's socket. One whose connection is another shard's is forwarded, unless too many
@@ -260,7 +260,7 @@ impl Shard {
             || !self.pulls.is_empty()
             || !self.departed.is_empty()
             || self.draining.as_ref().is_some_and(Draining::is_walking)
-            || self.peers.iter().any(Peer::has_replies)
+            || self.replies_left > 0
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
             || !self.doomed_sessions.is_empty()

@@ -156,7 +156,9 @@ impl Shard {
 
     /// A client takes the session over, or opens it.
     pub(super) fn attach(&mut self, key: SessionKey, link: LinkKey) {
-        self.sessions[key].presence = Presence::Online { link };
+        let session = &mut self.sessions[key];
+        session.presence = Presence::Online { link };
+        session.waited_for = false;
         self.counters.sessions_connected += 1;
         self.list_session(key);
         self.return_to_groups(key);
