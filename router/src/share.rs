@@ -221,6 +221,13 @@ impl<K: Copy + Ord, M, V> ShareGroup<K, M, V> {
         self.bytes
     }
 
+    /// Memory of the group's own tables: what its messages and options point to is not counted. The tables are trees,
+    /// whose nodes may be half empty.
+    pub fn held_bytes(&self) -> usize {
+        let member = size_of::<(K, Member<V>)>() + size_of::<Turn<K>>();
+        2 * (self.members.len() * member + self.waiting.len() * size_of::<(Seq, Waiting<M>)>())
+    }
+
     fn wait(&mut self, seq: Seq, message: M, bytes: usize) {
         let before = self.waiting.insert(seq, Waiting { message, bytes });
         assert!(before.is_none(), "message {} waits already", seq.0);

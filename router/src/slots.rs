@@ -96,6 +96,18 @@ impl<K: SlotKey, T> Slots<K, T> {
         ids.map(K::from_slot)
     }
 
+    /// The key of the value in a slot, unless that is free: for a walk in pieces, from 0 to [`Slots::end`], over a table
+    /// that changes meanwhile. Whatever lives from its beginning to its end is met once.
+    pub fn key_at(&self, slot: u32) -> Option<K> {
+        let entry = self.slab.get(slot)?;
+        Some(K::from_slot(SlotId { slot, generation: entry.generation }))
+    }
+
+    /// Behind the last slot, free ones counted.
+    pub fn end(&self) -> u32 {
+        self.slab.end() as u32
+    }
+
     /// All values, in the order of their slots.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.slab.iter().map(|(_, entry)| &entry.value)
@@ -195,6 +207,29 @@ mod tests {
         assert_eq!(slots.bytes(), bytes + 4 * size_of::<u32>());
         assert_ne!(key, again);
         assert_eq!((slots.get(key), slots.get(again)), (None, Some(&1)));
+    }
+
+    #[test]
+    fn a_walk_in_pieces_meets_what_stays_once() {
+        let mut slots = Slots::<SlotId, u32>::new();
+        let keys: Vec<SlotId> = (0..100).map(|value| slots.insert(value)).collect();
+        let (mut met, mut next) = (Vec::new(), 0);
+        while next < slots.end() {
+            met.extend(slots.key_at(next));
+            next += 1;
+            // Behind the walk and in front of it something goes; behind it something comes, where there was a place.
+            if next == 50 {
+                for key in [keys[10], keys[60], keys[99]] {
+                    slots.remove(key);
+                }
+                slots.insert(100);
+            }
+        }
+        let gone = [60, 99];
+        let stayed = keys.iter().enumerate().filter(|(at, _)| !gone.contains(at)).map(|(_, key)| *key);
+        let met_of_old: Vec<SlotId> = met.into_iter().filter(|key| keys.contains(key)).collect();
+        assert_eq!(met_of_old, stayed.collect::<Vec<_>>());
+        assert_eq!(slots.key_at(slots.end()), None);
     }
 
     #[test]

@@ -162,9 +162,19 @@ impl AckQueue {
         self.waiting.get(at).filter(|entry| entry.qos == QoS::ExactlyOnce).map(|entry| entry.id)
     }
 
+    /// Memory that they take.
+    fn held_bytes(&self) -> usize {
+        self.waiting.capacity() * size_of::<PendingAck>()
+    }
+
     /// Acknowledgements that are still to leave.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// What a search among them is worth: in nearly every queue nothing.
+    pub(crate) fn search_work(&self) -> u64 {
+        self.waiting.len() as u64 / SEARCHED_PER_WORK
     }
 
     /// Whether an acknowledgement of this identifier is still to leave.
@@ -232,6 +242,9 @@ pub(crate) struct Link {
     pub(crate) acks: AckQueue,
     /// Acknowledgements that may be owed before reading pauses: before MQTT 5 a client cannot be told a Receive Maximum.
     pub(crate) acks_max: usize,
+    /// Its session waits for what the client acknowledges, and others perhaps for the session: those acknowledgements may lie
+    /// behind publications, so these are read on.
+    pub(crate) reads_on: bool,
     /// QoS 1 and 2 PUBLISH packets of this connection that the client may not yet forget `[MQTT-3.3.4-7]`.
     pub(crate) received_in_flight: u16,
     pub(crate) road: Road,
@@ -290,6 +303,7 @@ impl Link {
             aliases_out: aliases,
             acks: AckQueue::default(),
             acks_max: usize::MAX,
+            reads_on: false,
             received_in_flight: 0,
             road: Road::Direct,
             on_road: 0,
@@ -315,10 +329,23 @@ impl Link {
         self.asked.is_some()
             || self.yielded
             || matches!(self.state, LinkState::Authenticating(_) | LinkState::Claiming(_))
-            || self.acks.len() >= self.acks_max
+            || self.owes_too_much()
             || self.throttled
             || self.barriers >= self.barriers_max
             || (self.deferred.len() >= DEFERRED_HOLD && self.is_crossing())
+    }
+
+    /// Whether so many acknowledgements are owed that reading waits.
+    fn owes_too_much(&self) -> bool {
+        let max = if self.reads_on { self.acks_max.max(PACKET_IDS) } else { self.acks_max };
+        self.acks.len() >= max
+    }
+
+    /// Its session has begun or ceased to wait for the client's acknowledgements. Returns whether that lets reading go on.
+    pub(crate) fn read_on(&mut self, reads_on: bool) -> bool {
+        let was_held = self.owes_too_much();
+        self.reads_on = reads_on;
+        was_held && !self.owes_too_much()
     }
 
     /// Whether the client has said DISCONNECT (with 0x00) behind packets that are still held: its Will is not to be
@@ -416,6 +443,8 @@ impl Link {
             + layers
             + self.aliases_in.held_bytes()
             + self.aliases_out.held_bytes()
+            + self.deferred.capacity() * size_of::<Deferred>()
+            + self.acks.held_bytes()
             + LINK_BYTES
     }
 
@@ -434,6 +463,12 @@ impl Link {
 /// Publications of QoS 0 that wait for the other road: from here on the publisher is held back instead of losing some.
 /// A crossing costs one round between two shards, however many wait behind it.
 const DEFERRED_HOLD: usize = 64;
+
+/// Acknowledgements looked at while a node of the trie is visited.
+const SEARCHED_PER_WORK: u64 = 64;
+
+/// Packet identifiers of one client: it has no more publications than that in flight.
+const PACKET_IDS: usize = 65_535;
 
 /// What a connection costs beside its buffers: itself, its timers, and its entries in tables that have room to grow.
 const LINK_BYTES: usize = size_of::<Link>() + 256;

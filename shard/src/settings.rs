@@ -50,7 +50,8 @@ pub struct Settings {
     pub queue_bytes_max: usize,
     /// Receive Maximum announced to clients: their QoS 1 and 2 publications in flight.
     pub receive_max: u16,
-    /// The same for clients before MQTT 5, which cannot be told: with so many unacknowledged, reading from them pauses.
+    /// The same for clients before MQTT 5, which cannot be told: with so many unacknowledged, reading from them pauses, unless
+    /// publications wait for their own session: then they are read on, for their acknowledgements lie behind.
     /// Their acknowledgements wait with the rest then, so this is far above what they keep in flight in normal running.
     pub unacked_max: usize,
     /// QoS 0 publications of one connection that are not accepted everywhere yet: with so many, reading from it pauses

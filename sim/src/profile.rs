@@ -410,8 +410,6 @@ impl Plan {
             // Publishers whose acknowledgements are late, with more to say than their doors take. Not at QoS 2, of which
             // nobody before MQTT 5 may have more unreleased than that.
             self.habits.qos_weights = [3, 5, 0];
-            // Who publishes to itself is held back until its own full queue has paid, again and again if it may stay whole.
-            self.settings.on_slow = OnSlow::DropOldest;
             self.settings.full_deadline = Duration::from_millis(random.u64(100..600));
             self.settings.unacked_max = random.usize(1..4);
             self.habits.v3_percent = 80;

@@ -97,6 +97,11 @@ impl Inbound {
         self.received.is_empty()
     }
 
+    /// Memory that they take.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.received.capacity() * size_of::<Received>()
+    }
+
     fn position(&self, id: PacketId) -> Result<usize, usize> {
         self.received.binary_search_by_key(&id, |received| received.id)
     }

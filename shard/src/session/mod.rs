@@ -14,15 +14,17 @@
 mod inbound;
 mod memberships;
 mod outbound;
+mod parked;
 mod replays;
 
 pub use inbound::{Inbound, PublishVerdict, Released};
 pub use memberships::{GroupPlace, Membership, Memberships};
 pub use outbound::{Discard, Offer, Outbound, OutboundLimits, OutboundSink, Outgoing, Queued};
+pub use parked::{Parked, ParkedQueue};
 pub use replays::{Replay, Replays};
 
 use core::num::NonZeroU32;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,24 +100,6 @@ pub struct PendingWill {
     pub due: Option<Instant>,
 }
 
-/// A publication that waits for room in this session, with the acceptance that depends on it.
-#[derive(Debug)]
-pub struct Parked {
-    /// The message.
-    pub queued: Queued,
-    /// Whoever waits; nobody for a retained message that was asked for.
-    pub hold: Option<HoldKey>,
-    /// When the subscriber has to pay; for QoS 0, when it has to have kept up.
-    pub deadline: Instant,
-}
-
-impl Parked {
-    /// Whether it is of QoS 0.
-    pub fn is_transient(&self) -> bool {
-        self.queued.qos == QoS::AtMostOnce
-    }
-}
-
 /// What the broker remembers of one client.
 #[derive(Debug)]
 pub struct Session {
@@ -139,7 +123,7 @@ pub struct Session {
     pub inbound: Inbound,
     /// Publications that wait for room, in order: while there are any, later ones wait behind them. QoS 0 stands in front
     /// only: it comes to wait where nothing else does.
-    pub parked: VecDeque<Parked>,
+    pub parked: ParkedQueue,
     /// The Will of the present or last connection.
     pub will: Option<PendingWill>,
     /// Retained messages still to be fetched.
@@ -165,6 +149,8 @@ pub struct Session {
     pub(crate) left_before: u64,
     /// It was too slow for them: until then nobody waits.
     pub(crate) too_slow_until: Option<Instant>,
+    /// Its connection has been told that publications wait for room in its queue.
+    pub(crate) waited_for: bool,
     /// In the shard's list of sessions with something to send.
     pub(crate) listed: bool,
     /// What the session is charged with, beside its queues and subscriptions.
@@ -189,7 +175,7 @@ impl Session {
             memberships: Memberships::default(),
             outbound: Outbound::default(),
             inbound: Inbound::default(),
-            parked: VecDeque::new(),
+            parked: ParkedQueue::default(),
             will: None,
             replays: Replays::default(),
             arrived: None,
@@ -202,6 +188,7 @@ impl Session {
             parked_armed: false,
             left_before: 0,
             too_slow_until: None,
+            waited_for: false,
             listed: false,
             charge: None,
         }
@@ -209,9 +196,30 @@ impl Session {
 
     /// Charges this budget with the session and its queues, as long as it lives.
     pub(crate) fn charge_to(&mut self, budget: &Budget) {
-        let bytes = size_of::<Self>() + self.identity.client_id.len() + SESSION_BYTES;
-        self.charge = Some(budget.charge(bytes));
+        self.charge = Some(budget.charge(self.held_bytes()));
         self.outbound.charge_to(budget);
+        self.parked.charge_to(budget);
+    }
+
+    /// Memory of the session itself and of its tables, those not counted that charge themselves.
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.identity.client_id.len()
+            + SESSION_BYTES
+            + self.inbound.held_bytes()
+            + self.replays.held_bytes()
+            + self.unmarked.capacity() * size_of::<HoldKey>()
+    }
+
+    /// After a change of what the client has not released, of what is still to be fetched for it, or of who waits for its
+    /// move: charges what is held now.
+    pub(crate) fn recharge(&mut self) {
+        let held = self.held_bytes();
+        if let Some(charge) = &mut self.charge
+            && charge.bytes() != held
+        {
+            charge.recharge(held);
+        }
     }
 
     /// The connection, if a client is connected.
@@ -246,6 +254,16 @@ impl Session {
             || self.memberships.is_low()
     }
 
+    /// Whether publications, here or in its shared groups, wait for room in its queue.
+    pub(crate) fn is_waited_for(&self, limits: &OutboundLimits) -> bool {
+        !self.parked.is_empty() || (self.memberships.is_low() && !self.has_room_to_lend(limits))
+    }
+
+    /// Whether its shared groups may be lent credit.
+    pub(crate) fn has_room_to_lend(&self, limits: &OutboundLimits) -> bool {
+        self.outbound.room(limits) > 0 && self.outbound.waiting() <= LEND_MAX as usize
+    }
+
     /// Whether it is on its way between two shards.
     pub fn is_moving(&self) -> bool {
         matches!(self.presence, Presence::Arriving { .. } | Presence::Leaving { .. })
@@ -267,6 +285,9 @@ impl Session {
         }
     }
 }
+
+/// Messages that a group's owner may send to one member without asking: a batch, small beside a queue.
+pub(crate) const LEND_MAX: u32 = 16;
 
 /// A session beside itself and its client identifier: its entry in the table of identifiers, its life, its timer.
 const SESSION_BYTES: usize = 160;

@@ -503,7 +503,8 @@ fn bytes(queued: &Queued) -> usize {
     queued.message.bytes() + ids_bytes(queued)
 }
 
-fn ids_bytes(queued: &Queued) -> usize {
+/// Heap of subscription identifiers that do not fit into their entry.
+pub(super) fn ids_bytes(queued: &Queued) -> usize {
     match queued.subscription_ids.spilled() {
         true => queued.subscription_ids.capacity() * size_of::<u32>(),
         false => 0,

@@ -42,6 +42,12 @@ impl Replays {
         self.in_order.is_empty()
     }
 
+    /// Memory that they take, with the topic up to which the first is read. Their filters are the session's.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let read = self.front().and_then(|replay| replay.after.as_deref()).map_or(0, str::len);
+        self.in_order.len() * ENTRY_BYTES + self.by_filter.len() * FILTER_ENTRY_BYTES + read
+    }
+
     /// The one that is being read.
     pub fn front(&self) -> Option<&Replay> {
         self.in_order.first_key_value().map(|(_, replay)| replay)
@@ -89,6 +95,12 @@ impl Replays {
         }
     }
 }
+
+/// An entry of a tree whose nodes are half full, as those are that grow at their end.
+const ENTRY_BYTES: usize = 2 * size_of::<(u64, Replay)>();
+
+/// The same, by its filter.
+const FILTER_ENTRY_BYTES: usize = 2 * size_of::<(Arc<str>, u64)>();
 
 #[cfg(test)]
 mod tests {

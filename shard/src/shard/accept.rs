@@ -71,11 +71,13 @@ pub(super) fn how(message: &Message, subscription: &Subscription) -> Match {
     }
 }
 
+/// One more of a subscriber's subscriptions matches. In place: one client may have thousands that do.
 fn merge(into: &mut Match, message: &Message, subscription: &Subscription) {
-    let other = how(message, subscription);
-    into.qos = into.qos.max(other.qos);
-    into.retain |= other.retain;
-    into.subscription_ids.extend(other.subscription_ids);
+    into.qos = into.qos.max(message.qos.min(subscription.options.qos));
+    into.retain |= message.retain && subscription.options.retain_as_published;
+    if let Some(id) = subscription.id {
+        into.subscription_ids.push(id.get());
+    }
 }
 
 /// What became of a publication on this shard, as far as it is known.
@@ -116,7 +118,10 @@ impl Shard {
                         self.hold_until_marked(key, how.qos, &mut hold);
                     }
                 }
-                Subscriber::Group(key) => self.offer_to_group(now, key, message, &mut hold),
+                Subscriber::Group(key) => {
+                    self.offer_to_group(now, key, message, &mut hold);
+                    self.groups[key].recharge();
+                }
             }
         }
         self.matcher = matcher;
@@ -255,9 +260,7 @@ impl Shard {
         let left = session.outbound.left();
         if left - session.left_before >= session.outbound.waiting() as u64 {
             session.left_before = left;
-            let first = session.parked.front_mut().expect("it is judged by what waits");
-            first.deadline = now + self.settings.qos0_patience;
-            return;
+            return session.parked.renew_front(now + self.settings.qos0_patience);
         }
         session.too_slow_until = Some(now + self.settings.qos0_rest);
         while let Some(session) = self.sessions.get_mut(key)
@@ -289,6 +292,21 @@ impl Shard {
         let deadline = now + self.settings.full_deadline;
         self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
         self.arm_parked(key);
+        self.judge_reading(key);
+    }
+
+    /// A client before MQTT 5 that is owed many acknowledgements is not read, unless its own session is full: whoever waits
+    /// for that waits for acknowledgements which this client may have sent behind its publications. It may be the client
+    /// itself, or the client that it waits for.
+    pub(super) fn judge_reading(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let is_waited_for = session.is_waited_for(&self.limits);
+        if is_waited_for != core::mem::replace(&mut session.waited_for, is_waited_for)
+            && let Some(link) = session.link()
+            && self.links[link].read_on(is_waited_for)
+        {
+            self.relieved_links.push(link);
+        }
     }
 
     /// The session is moving here, and some shards still use the old path: a publisher that changes shards (a retained
@@ -305,7 +323,9 @@ impl Shard {
         };
         if self.sessions.get(key).is_some_and(unmarked) {
             let hold = self.hold_one_more(hold);
-            self.sessions[key].unmarked.push(hold);
+            let session = &mut self.sessions[key];
+            session.unmarked.push(hold);
+            session.recharge();
         }
     }
 
@@ -364,6 +384,7 @@ impl Shard {
     /// There may be room again: those who waited go first, in order.
     pub(super) fn unpark(&mut self, now: Instant, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key)
+            && !session.parked.is_empty()
             && let Some(parked) = session.parked.pop_front()
         {
             match session.outbound.offer(parked.queued, &self.limits) {
@@ -444,4 +465,4 @@ impl Shard {
 }
 
 /// To offer a publication to one subscriber, as much work as so many nodes of the trie visited.
-const OFFER_WORK: usize = 8;
+pub(super) const OFFER_WORK: usize = 8;

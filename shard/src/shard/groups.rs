@@ -15,12 +15,27 @@ use quelea_router::{Seq, ShardId, ShareGroup};
 
 use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
 use crate::publication::Message;
-use crate::session::{GroupPlace, Queued, Session, Subscription};
+use crate::session::{GroupPlace, LEND_MAX, Queued, Session, Subscription};
 use crate::witness::{Subject, Why};
 
 use super::interest::Barrier;
+use super::peers::CONTROL_WORK;
 use super::subscribe::subscription_bytes;
 use super::{Group, Shard, Subscriber, accept};
+
+impl Group {
+    /// After every change: charges what is held now. A queue that has grown and is empty is given back.
+    pub(super) fn recharge(&mut self) {
+        if self.parked.is_empty() && self.parked.capacity() > PARKED_KEPT_MAX {
+            self.parked = VecDeque::new();
+        }
+        let parked = self.parked.capacity() * size_of::<(Message, HoldKey, Instant)>();
+        let held = GROUP_BYTES + 2 * self.filter.len() + self.members.held_bytes() + parked;
+        if self.charge.bytes() != held {
+            self.charge.recharge(held);
+        }
+    }
+}
 
 // ---- The owner's side.
 impl Shard {
@@ -37,6 +52,7 @@ impl Shard {
         let members = &mut self.groups[key].members;
         members.join(member, (), 0);
         members.set_online(member, online);
+        self.groups[key].recharge();
         self.after_barrier(now, Barrier::Joined { member, filter, group: key });
     }
 
@@ -45,12 +61,14 @@ impl Shard {
             messages_max: self.settings.group_messages_max,
             bytes_max: self.settings.queue_bytes_max,
         };
+        let charge = self.budget.charge(GROUP_BYTES + 2 * filter.len());
         let key = self.groups.insert(Group {
             filter: Arc::clone(filter),
             members: ShareGroup::new(limits),
             parked: VecDeque::new(),
             parked_armed: false,
             listed: false,
+            charge,
         });
         self.groups_by_filter.insert(Arc::clone(filter), key);
         let parsed = SubscribeFilter::parse(filter, usize::MAX).expect("checked by the member's shard");
@@ -65,6 +83,7 @@ impl Shard {
         if group.members.is_empty() {
             self.close_group(now, key);
         } else {
+            group.recharge();
             self.list_group(key);
         }
     }
@@ -141,6 +160,7 @@ impl Shard {
             Some(group) => {
                 let bytes = message.bytes();
                 group.members.give_back(seq, message, bytes);
+                group.recharge();
                 self.list_group(key);
             }
             None => self.counters.dropped_session_end += 1,
@@ -158,6 +178,11 @@ impl Shard {
     }
 
     fn pump_group(&mut self, now: Instant, key: GroupKey) {
+        self.assign_what_waits(now, key);
+        self.groups[key].recharge();
+    }
+
+    fn assign_what_waits(&mut self, now: Instant, key: GroupKey) {
         loop {
             while let Some((member, seq, message)) = self.groups[key].members.next_dispatch() {
                 if message.is_expired(now) {
@@ -230,7 +255,7 @@ impl Shard {
         if session.link().is_none() || !session.memberships.is_low() {
             return;
         }
-        if session.outbound.room(&self.limits) == 0 || session.outbound.waiting() > LEND_MAX as usize {
+        if !session.has_room_to_lend(&self.limits) {
             return;
         }
         let member = Member { shard: self.id, session: key };
@@ -280,6 +305,7 @@ impl Shard {
             Some(crate::mutants::Mutant::GroupMessagesKept) => Vec::new(),
             _ => back,
         };
+        self.work += CONTROL_WORK * (told.len() + back.len()) as u64;
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: false });
         }
@@ -291,6 +317,7 @@ impl Shard {
         let member = Member { shard: self.id, session: key };
         let memberships = &self.sessions[key].memberships;
         let told: Vec<_> = memberships.iter().map(|(filter, m)| (m.owner, Arc::clone(filter))).collect();
+        self.work += CONTROL_WORK * told.len() as u64;
         for (owner, filter) in told {
             self.send_control(owner, Control::Presence { member, filter, online: true });
         }
@@ -333,5 +360,8 @@ impl Shard {
     }
 }
 
-/// Messages that an owner may send to one member without asking: a batch, small beside a queue.
-const LEND_MAX: u32 = 16;
+/// A group beside its tables: itself, its entries in the routing and among the filters of groups.
+const GROUP_BYTES: usize = size_of::<Group>() + 256;
+
+/// A queue of more parked publications is given back when it is empty.
+const PARKED_KEPT_MAX: usize = 16;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use quelea_mqtt::{Disconnect, PacketType, ReasonCode, Sender, Version};
 
-use crate::envelope::{LinkKey, SessionKey};
+use crate::envelope::LinkKey;
 use crate::link::{
     AliasesIn, AliasesOut, Carrier, CloseHow, Closing, DoorId, HELD_BYTES_MAX, Input, Link, LinkState,
     OUTPUT_PAUSE_BYTES,
@@ -416,47 +416,6 @@ impl Shard {
     pub(super) fn sent_packet(&mut self, key: LinkKey) {
         self.counters.packets_sent += 1;
         self.mark_dirty(key);
-    }
-
-    /// Tells every client to go `[MQTT5 4.13]`, Server shutting down: when what waits for it is written, at the latest when
-    /// three quarters of the time are over, so that the rest of it is for last bytes.
-    pub(super) fn drain(&mut self, now: Instant, deadline: Instant) {
-        self.draining = Some(deadline);
-        self.farewell_at = Some(now + deadline.saturating_duration_since(now) * 3 / 4);
-        if let Some(quic) = &mut self.quic {
-            quic.refuse_new(true);
-        }
-        let keys: Vec<LinkKey> = self.links.keys().collect();
-        for key in keys {
-            match self.links[key].state {
-                // The Will of a client whose server goes is not the news that its author meant.
-                LinkState::Online(session) => {
-                    self.sessions[session].will = None;
-                    self.list_session(session);
-                }
-                LinkState::Closing(_) | LinkState::Gone => {}
-                _ => self.close_link(now, key, CloseHow::Finish),
-            }
-        }
-    }
-
-    /// While the shard drains: the session's client goes as soon as nothing waits for it.
-    pub(super) fn part_if_served(&mut self, now: Instant, key: SessionKey) {
-        let Some(session) = self.sessions.get(key) else { return };
-        if session.outbound.is_idle() && session.parked.is_empty() {
-            self.disconnect_session(now, key, ReasonCode::SERVER_SHUTTING_DOWN);
-        }
-    }
-
-    /// While the shard drains: those go who have not taken what waits for them.
-    pub(super) fn part_from_all(&mut self, now: Instant) {
-        self.farewell_at = None;
-        let keys: Vec<LinkKey> = self.links.keys().collect();
-        for key in keys {
-            if self.links.get(key).is_some_and(|link| link.session().is_some()) {
-                self.disconnect(now, key, ReasonCode::SERVER_SHUTTING_DOWN);
-            }
-        }
     }
 }
 

@@ -15,6 +15,7 @@ mod accept;
 mod authorize;
 mod connect;
 mod doors;
+mod drain;
 mod groups;
 mod homes;
 mod interest;
@@ -45,7 +46,7 @@ use crate::envelope::{
 };
 use crate::hash::{Keyed, KeyedMap, OwnMap};
 use crate::link::{DoorId, Link, WriteBatch};
-use crate::publication::{Budget, Message, Spares};
+use crate::publication::{Budget, Charge, Message, Spares};
 use crate::quic::{ConnId, Quic, QuicTls};
 use crate::refusal::{Refusal, Refusals};
 use crate::session::{OutboundLimits, Session};
@@ -203,6 +204,8 @@ pub(crate) struct Group {
     pub(crate) parked: VecDeque<(Message, HoldKey, Instant)>,
     pub(crate) parked_armed: bool,
     pub(crate) listed: bool,
+    /// What the group and its tables are charged with; messages are charged by themselves.
+    pub(crate) charge: Charge,
 }
 
 /// Who is told when a publication is accepted everywhere.
@@ -257,10 +260,8 @@ pub struct Shard {
     pub(crate) door_scratch: crate::door::Scratch,
     pub(crate) streams: OwnMap<ConnId, LinkKey>,
     pub(crate) quic: Option<Quic>,
-    pub(crate) draining: Option<Instant>,
+    pub(crate) draining: Option<drain::Draining>,
     pub(crate) refusals: Refusals,
-    /// While it drains: when those are told to go who have not taken what waits for them.
-    pub(crate) farewell_at: Option<Instant>,
 
     // Sessions.
     pub(crate) sessions: Slots<SessionKey, Session>,
@@ -283,7 +284,10 @@ pub struct Shard {
     // Other shards.
     pub(crate) mailbox: ShardMailbox,
     pub(crate) peers: Vec<Peer>,
+    /// Shards whose last reply was more than a turn's work.
+    pub(crate) replies_left: usize,
     pub(crate) loopback: VecDeque<Control>,
+    pub(crate) loopback_charged_bytes: usize,
     pub(crate) tickets: Tickets,
     /// Publications that were settled while another one was: at most one for each ticket.
     pub(crate) settled: VecDeque<publish::Settled>,
@@ -352,7 +356,6 @@ impl Shard {
             quic: parts.quic,
             draining: None,
             refusals: Refusals::default(),
-            farewell_at: None,
             sessions: Slots::new(),
             by_client: KeyedMap::with_hasher(keyed),
             homes: Home::new(keyed),
@@ -371,7 +374,9 @@ impl Shard {
             groups_by_filter: KeyedMap::with_hasher(keyed),
             mailbox: parts.mailbox,
             peers,
+            replies_left: 0,
             loopback: VecDeque::new(),
+            loopback_charged_bytes: 0,
             tickets: Tickets::default(),
             settled: VecDeque::new(),
             is_settling: false,
@@ -417,6 +422,7 @@ impl Shard {
         self.quic_events(now);
         self.resume_relieved(now);
         self.resume_yielded(now);
+        self.walk_to_part(now);
         self.end_doomed(now);
         self.pump_groups(now);
         self.pump_sessions(now);
@@ -481,11 +487,6 @@ impl Shard {
     /// QUIC. How often the driver asks is how often it wants to know.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
         self.refusals.take().or_else(|| self.quic.as_mut()?.take_refusal())
-    }
-
-    /// Whether a drained shard has nothing left to say to anyone.
-    pub fn is_drained(&self) -> bool {
-        self.draining.is_some() && self.links.is_empty() && self.quic.as_ref().is_none_or(Quic::is_idle)
     }
 
     /// The QUIC half, for its counters.

@@ -158,15 +158,17 @@ impl Shard {
         }
         let (to, next) = (*to, Arc::clone(next));
         self.unsubscribe_all(key);
-        let left = core::mem::take(&mut self.sessions[key].parked);
-        for parked in &left {
+        let mut left = core::mem::take(&mut self.sessions[key].parked);
+        let mut held = Vec::with_capacity(left.len());
+        while let Some(parked) = left.pop_front() {
             self.counters.dropped_offline_full += 1;
             self.tell_loss(Subject::Session(key), Why::OfflineFull, &parked.queued.message);
+            held.push(parked.hold);
         }
         let session = self.sessions.remove(key).expect("just seen");
         self.by_client.remove(&session.identity.client_id);
-        for parked in left {
-            self.release_parked(now, parked.hold);
+        for hold in held {
+            self.release_parked(now, hold);
         }
         self.send_control(to, Control::MoveEnd { next, session: Box::new(session) });
     }
@@ -193,6 +195,7 @@ impl Shard {
             self.release_hold(now, hold);
         }
         let arriving = &mut self.sessions[key];
+        arriving.recharge();
         let Some(value) = arriving.arrived.take() else { return };
         self.sessions_arriving -= 1;
         let collected = core::mem::replace(&mut arriving.outbound, value.outbound);
@@ -203,6 +206,7 @@ impl Shard {
         arriving.expiry_s = value.expiry_s;
         arriving.will = value.will;
         arriving.replays = value.replays;
+        arriving.recharge();
         arriving.presence = Presence::Offline { expires: sessions::expiry(now, value.expiry_s) };
         let identity = Arc::clone(&arriving.identity);
         self.send_control(self.home_of(&identity.client_id), Control::Settled { identity });

@@ -24,6 +24,7 @@ impl Shard {
                 self.unpark(now, key);
                 self.advance_replay(key);
                 self.lend(key);
+                self.judge_reading(key);
                 if self.draining.is_some() {
                     self.part_if_served(now, key);
                 }

@@ -148,7 +148,8 @@ impl Shard {
         if publish.qos == QoS::ExactlyOnce && counts {
             let inbound = &self.sessions[session].inbound;
             let is_new = publish.packet_id.is_some_and(|id| !inbound.contains(id));
-            if is_new && inbound.len() >= self.settings.unacked_max {
+            // Those for which it waits itself are not what it holds.
+            if is_new && inbound.len() >= self.settings.unacked_max + self.links[key].acks.len() {
                 // Received in earlier connections and never released: a client that only takes.
                 return Err(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED);
             }
@@ -158,6 +159,7 @@ impl Shard {
                 if self.sessions[session].inbound.on_publish(id) == PublishVerdict::Duplicate =>
             {
                 // The first copy's PUBREC may still be on its way through the other shards; then it answers for both.
+                self.work += self.links[key].acks.search_work();
                 if !self.links[key].acks.contains(id) {
                     let number = self.links[key].acks.push(id, QoS::ExactlyOnce);
                     self.links[key].acks.settle(number, ReasonCode::SUCCESS);
@@ -165,6 +167,7 @@ impl Shard {
                 }
                 return Ok(());
             }
+            (QoS::ExactlyOnce, _) => self.sessions[session].recharge(),
             _ => {}
         }
         self.counters.publishes_received += 1;
@@ -239,6 +242,7 @@ impl Shard {
     }
 
     fn on_pubrel(&mut self, key: LinkKey, session: SessionKey, ack: &Ack<'_>) -> Result<(), ReasonCode> {
+        self.work += self.links[key].acks.search_work();
         if self.links[key].acks.contains(ack.packet_id) {
             // Released before our PUBREC: not what a client may do `[MQTT-4.3.3-4]`.
             return Err(ReasonCode::PROTOCOL_ERROR);

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::time::Instant;
+use std::vec::IntoIter;
 
 use quelea_router::{Doorbells, ShardId};
 
@@ -23,8 +24,12 @@ pub(crate) struct Peer {
     forward_credit: u32,
     control_out: VecDeque<Control>,
     reply: Reply,
+    /// Acceptances that have come and wait for their turn.
+    accepted_in: IntoIter<Accepted>,
     /// The last of our announcements that it has applied.
     pub(crate) interest_acked: u64,
+    /// What its queues are charged with, messages not counted.
+    charged_bytes: usize,
 }
 
 impl Peer {
@@ -36,13 +41,37 @@ impl Peer {
             forward_credit,
             control_out: VecDeque::new(),
             reply: Reply::default(),
+            accepted_in: IntoIter::default(),
             interest_acked: 0,
+            charged_bytes: 0,
         }
+    }
+
+    /// Whether anything stays here for want of credit or of a slot.
+    fn has_waiting(&self) -> bool {
+        !self.deliver_out.is_empty()
+            || !self.forward_out.is_empty()
+            || !self.control_out.is_empty()
+            || !self.reply.accepted.is_empty()
+    }
+
+    /// Memory of the queues, as it is allocated. One that has grown and is empty is given back; one that is small stays, and
+    /// is nobody's.
+    fn held_bytes(&mut self) -> usize {
+        held_by(&mut self.deliver_out)
+            + held_by(&mut self.forward_out)
+            + held_by(&mut self.control_out)
+            + self.reply.accepted.capacity() * size_of::<Accepted>()
     }
 
     /// Publications that wait for credit.
     pub(crate) fn waiting(&self) -> usize {
         self.deliver_out.len() + self.forward_out.len()
+    }
+
+    /// Whether acceptances have come that wait for their turn.
+    fn has_replies(&self) -> bool {
+        self.accepted_in.len() > 0
     }
 
     /// Control messages that wait for a slot.
@@ -116,12 +145,25 @@ impl Shard {
         any
     }
 
+    /// A reply may carry as many acceptances as publications were on their way: what is beyond the turn's work is kept, and
+    /// later replies wait behind it.
     fn take_replies(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
         let mut taken = 0;
+        let until = self.work + LANE_WORK;
+        let mut any = false;
+        if self.peers[from.index()].has_replies() {
+            any = true;
+            self.replies_left -= 1;
+            let left = core::mem::take(&mut self.peers[from.index()].accepted_in);
+            self.take_accepted(now, from, until, left);
+        }
         while taken < max
+            && self.work < until
             && let Some(reply) = self.mailbox.recv_reply(from)
         {
             taken += 1;
+            any = true;
+            self.work += REPLY_WORK;
             let peer = &mut self.peers[from.index()];
             peer.deliver_credit += reply.deliver_credit;
             peer.forward_credit += reply.forward_credit;
@@ -129,11 +171,22 @@ impl Shard {
                 peer.interest_acked = seq;
                 self.barriers_passed(now);
             }
-            for accepted in reply.accepted {
-                self.ticket_accepted(now, accepted.ticket, accepted.reason);
+            self.take_accepted(now, from, until, reply.accepted.into_iter());
+        }
+        any
+    }
+
+    /// Takes the acceptances of one reply, one at least, and keeps what is beyond the turn's work.
+    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64, mut reply: IntoIter<Accepted>) {
+        while let Some(accepted) = reply.next() {
+            self.work += REPLY_WORK;
+            self.ticket_accepted(now, accepted.ticket, accepted.reason);
+            if self.work >= until && reply.len() > 0 {
+                self.replies_left += 1;
+                self.peers[from.index()].accepted_in = reply;
+                return;
             }
         }
-        taken > 0
     }
 
     fn take_controls(&mut self, now: Instant, from: ShardId, max: usize) -> bool {
@@ -184,8 +237,33 @@ impl Shard {
                 self.mailbox.urge(to);
                 stuck = true;
             }
+            self.recharge_peer(to);
         }
+        self.recharge_loopback();
         (self.mailbox.take_doorbells(), stuck)
+    }
+
+    /// What waits for this shard's own turn is there because of clients, whichever they are.
+    fn recharge_loopback(&mut self) {
+        if self.loopback.is_empty() && self.loopback_charged_bytes == 0 {
+            return;
+        }
+        let held = held_by(&mut self.loopback);
+        if held != self.loopback_charged_bytes {
+            self.budget.recharge(core::mem::replace(&mut self.loopback_charged_bytes, held), held);
+        }
+    }
+
+    /// The same for what waits for another shard. Where nothing waits, no queue is longer than its ring.
+    fn recharge_peer(&mut self, to: ShardId) {
+        let peer = &mut self.peers[to.index()];
+        if !peer.has_waiting() && peer.charged_bytes == 0 {
+            return;
+        }
+        let held = peer.held_bytes();
+        if held != peer.charged_bytes {
+            self.budget.recharge(core::mem::replace(&mut peer.charged_bytes, held), held);
+        }
     }
 
     fn flush_peer(&mut self, to: ShardId) -> bool {
@@ -305,5 +383,21 @@ impl Shard {
 /// Work taken in from one lane of one shard in one turn; its last message may go beyond it.
 const LANE_WORK: u64 = 16_384;
 
+fn held_by<T>(queue: &mut VecDeque<T>) -> usize {
+    if !queue.is_empty() {
+        return queue.capacity() * size_of::<T>();
+    }
+    if queue.capacity() > KEPT_ENTRIES_MAX {
+        *queue = VecDeque::new();
+    }
+    0
+}
+
+/// A queue of more entries is given back when it is empty.
+const KEPT_ENTRIES_MAX: usize = 256;
+
+/// An acceptance, or a reply beside those in it.
+const REPLY_WORK: u64 = 4;
+
 /// A control message, as much work as so many nodes of the trie visited.
-const CONTROL_WORK: u64 = 4;
+pub(super) const CONTROL_WORK: u64 = 4;

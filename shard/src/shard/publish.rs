@@ -10,6 +10,7 @@
 //! waits at the crossing until the other road is empty, so its own order holds as well. A client that comes back while
 //! publications of its former connection are on the road waits behind them in the same way.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use quelea_mqtt::{PacketId, QoS, ReasonCode};
@@ -23,6 +24,7 @@ use crate::publication::Message;
 use crate::witness::{Subject, Why};
 
 use super::accept::Acceptance;
+use super::work::PACKET_WORK;
 use super::{Origin, Shard, Then};
 
 /// A client's publication that is accepted everywhere, or refused.
@@ -283,7 +285,7 @@ impl Shard {
     }
 
     /// A road may be free: what waits for it goes, and then what the session's next connections have published behind it.
-    fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
+    pub(super) fn publish_deferred(&mut self, now: Instant, key: LinkKey) {
         let mut next = Some(key);
         while let Some(key) = next {
             next = self.publish_deferred_of(now, key);
@@ -294,6 +296,11 @@ impl Shard {
     fn publish_deferred_of(&mut self, now: Instant, key: LinkKey) -> Option<LinkKey> {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
+        let link = self.links.get_mut(key)?;
+        if link.deferred.is_empty() && link.deferred.capacity() > DEFERRED_KEPT_MAX {
+            link.deferred = VecDeque::new();
+            self.recharge_link(key);
+        }
         let link = self.links.get_mut(key)?;
         let mut next = None;
         if !link.has_unsettled()
@@ -314,8 +321,10 @@ impl Shard {
         next
     }
 
-    /// Publishes what was deferred, up to the first that has to wait for the other road again.
+    /// Publishes what was deferred, up to the first that has to wait for the other road again, or that is beyond the
+    /// connection's share of the work: then it goes on in its next turn, and what is deferred stays in front of what comes.
     fn publish_until_crossing(&mut self, now: Instant, key: LinkKey) {
+        let until = self.input_share();
         while let Some(link) = self.links.get(key)
             && let Some(next) = link.deferred.front()
         {
@@ -343,9 +352,22 @@ impl Shard {
                     self.send_acks(now, key);
                 }
             }
+            self.work += PACKET_WORK;
+            if self.work >= until {
+                return self.yield_deferred(key);
+            }
+        }
+    }
+
+    fn yield_deferred(&mut self, key: LinkKey) {
+        if self.links.get(key).is_some_and(|link| !link.deferred.is_empty() && !link.yielded) {
+            self.yield_link(key);
         }
     }
 }
+
+/// A queue of more deferred publications is given back when it is empty.
+const DEFERRED_KEPT_MAX: usize = 64;
 
 /// Whether a publication is dropped where another shard has no credit. A connection's wait there: it is read only as far
 /// as they are accepted. Wills have nobody who could be held back.

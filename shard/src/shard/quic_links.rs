@@ -14,6 +14,7 @@ use crate::link::{Carrier, CloseHow, LinkState};
 use crate::quic::{ConnId, Handled, Path, Quic, QuicEvent, ReadEnd, StreamId, Transmit, WriteEnd};
 
 use super::Shard;
+use super::drain::Draining;
 
 impl Shard {
     /// A datagram came to this shard's socket. One whose connection is another shard's is forwarded, unless too many
@@ -258,6 +259,8 @@ impl Shard {
             || !self.yielded_links.is_empty()
             || !self.pulls.is_empty()
             || !self.departed.is_empty()
+            || self.draining.as_ref().is_some_and(Draining::is_walking)
+            || self.replies_left > 0
             || !self.ready_sessions.is_empty()
             || !self.ready_groups.is_empty()
             || !self.doomed_sessions.is_empty()

@@ -133,6 +133,7 @@ impl Shard {
         if replay.partitions.is_empty() || replay.cancelled {
             session.replays.pop_front();
         }
+        session.recharge();
         self.list_session(key);
         self.advance_replay(key);
         self.finish_move_if_marked(now, key);

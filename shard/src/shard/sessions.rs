@@ -11,6 +11,7 @@ use crate::publication::PublisherId;
 use crate::session::{PendingWill, Presence, Session};
 use crate::witness::{Subject, Why};
 
+use super::accept::OFFER_WORK;
 use super::{Origin, Shard};
 
 /// What a connection's end means for its Will.
@@ -89,6 +90,7 @@ impl Shard {
         while let Some(session) = self.sessions.get_mut(key)
             && let Some(parked) = session.parked.pop_front()
         {
+            self.work += OFFER_WORK as u64;
             if parked.is_transient() {
                 self.counters.dropped_qos0_offline += 1;
                 self.tell_loss(Subject::Session(key), Why::Qos0Offline, &parked.queued.message);
@@ -127,13 +129,13 @@ impl Shard {
             self.forget_session_of(now, link);
         }
         self.unsubscribe_all(key);
-        let session = self.sessions.remove(key).expect("just seen");
+        let mut session = self.sessions.remove(key).expect("just seen");
         self.by_client.remove(&session.identity.client_id);
         let home = self.home_of(&session.identity.client_id);
         self.send_control(home, Control::Ended { identity: session.identity });
         self.counters.dropped_session_end += (session.parked.len() + session.outbound.waiting()) as u64;
         self.counters.unacknowledged_session_end += session.outbound.unacknowledged() as u64;
-        for parked in session.parked {
+        while let Some(parked) = session.parked.pop_front() {
             self.release_parked(now, parked.hold);
         }
         // The Will goes out when the session ends, if its delay has not passed yet `[MQTT-3.1.3-9]`.
@@ -154,7 +156,9 @@ impl Shard {
 
     /// A client takes the session over, or opens it.
     pub(super) fn attach(&mut self, key: SessionKey, link: LinkKey) {
-        self.sessions[key].presence = Presence::Online { link };
+        let session = &mut self.sessions[key];
+        session.presence = Presence::Online { link };
+        session.waited_for = false;
         self.counters.sessions_connected += 1;
         self.list_session(key);
         self.return_to_groups(key);

@@ -13,6 +13,7 @@ use quelea_router::{ShardId, ShardSet};
 use smallvec::SmallVec;
 
 use crate::envelope::{Control, LinkKey, Member, SessionKey};
+use crate::publication::{Budget, Charge};
 use crate::session::{Replay, Session, Subscription};
 
 use super::interest::Barrier;
@@ -28,11 +29,20 @@ pub(crate) struct PendingAnswer {
     /// Shared groups whose owners have not answered: the filter and its places among the reasons.
     joins: BTreeMap<Arc<str>, SmallVec<[u16; 1]>>,
     replays: Vec<Replay>,
+    /// What all this is charged with, until the answer has left or its connection has gone.
+    charge: Option<Charge>,
 }
 
 impl PendingAnswer {
     fn new(kind: SubAckKind, id: PacketId) -> Self {
-        Self { kind, id, reasons: SmallVec::new(), joins: BTreeMap::new(), replays: Vec::new() }
+        Self { kind, id, reasons: SmallVec::new(), joins: BTreeMap::new(), replays: Vec::new(), charge: None }
+    }
+
+    /// Charges this budget with what will not grow any more.
+    fn charge_to(&mut self, budget: &Budget) {
+        let reasons = if self.reasons.spilled() { self.reasons.capacity() } else { 0 };
+        let replays = self.replays.capacity() * size_of::<Replay>();
+        self.charge = Some(budget.charge(ANSWER_BYTES + reasons + replays + self.joins.len() * JOIN_BYTES));
     }
 }
 
@@ -63,6 +73,7 @@ impl Shard {
             };
             answer.reasons.push(reason);
         }
+        answer.charge_to(&self.budget);
         self.links[key].barriers += 1;
         if answer.joins.is_empty() {
             self.after_barrier(now, Barrier::Answer { link: key, answer });
@@ -167,6 +178,7 @@ impl Shard {
     fn cancel_replay(&mut self, key: SessionKey, filter: &str) {
         let session = &mut self.sessions[key];
         session.replays.cancel(filter, session.pulling);
+        session.recharge();
     }
 
     /// The owner of a shared group has answered: one thing less to wait for.
@@ -206,6 +218,7 @@ impl Shard {
             };
             answer.reasons.push(reason.as_u8());
         }
+        answer.charge_to(&self.budget);
         self.leave_groups(session, &groups);
         self.links[key].barriers += 1;
         self.after_barrier(now, Barrier::Answer { link: key, answer });
@@ -261,6 +274,7 @@ impl Shard {
                 replays.push(replay, *pulling);
             }
         }
+        self.sessions[session].recharge();
         self.advance_replay(session);
     }
 }
@@ -280,6 +294,12 @@ pub(super) fn subscription_bytes(filter: &str) -> usize {
 
 /// A subscription beside its text: map and trie entries, the interest of the other shards.
 const SUBSCRIPTION_BYTES: usize = 256;
+
+/// An answer that waits: its entry among those that do, in a list that has room to grow.
+const ANSWER_BYTES: usize = 2 * size_of::<PendingAnswer>() + 64;
+
+/// A shared group whose owner has not answered: an entry of a tree whose nodes may be half full.
+const JOIN_BYTES: usize = 2 * size_of::<(Arc<str>, SmallVec<[u16; 1]>)>();
 
 /// MQTT 3.1.1 knows one failure `[MQTT-3.9.3-2]`.
 const SUBACK_FAILURE_V3: u8 = 0x80;

@@ -15,6 +15,7 @@ use crate::link::{Carrier, CloseHow, LinkState};
 use crate::quic::Quic;
 use crate::session::Presence;
 
+use super::drain::Draining;
 use super::{DoorAction, Shard};
 
 /// When to look at what; the earliest is the greatest, for the heap.
@@ -51,7 +52,8 @@ impl Shard {
     pub fn poll_timeout(&mut self) -> Option<Instant> {
         let own = self.timers.peek().map(|entry| entry.at);
         let quic = self.quic.as_mut().and_then(Quic::poll_timeout);
-        [own, quic, self.retained_sweep_at, self.farewell_at, self.draining].into_iter().flatten().min()
+        let drain = self.draining.as_ref().and_then(Draining::due);
+        [own, quic, self.retained_sweep_at, drain].into_iter().flatten().min()
     }
 
     /// Time has passed. What is more than a turn's work is due again at once: input comes in between.
@@ -73,12 +75,7 @@ impl Shard {
         if self.retained_sweep_at.is_some_and(|at| at <= now) {
             self.sweep_retained(now);
         }
-        if self.farewell_at.is_some_and(|at| at <= now) {
-            self.part_from_all(now);
-        }
-        if self.draining.is_some_and(|deadline| deadline <= now) {
-            self.abort_all(now);
-        }
+        self.on_drain_timer(now);
         if let Some(quic) = &mut self.quic {
             quic.handle_timeout(now);
         }
@@ -164,16 +161,6 @@ impl Shard {
                 self.quic.as_mut().expect("it has a stream").close(now, conn, code, b"");
             }
         }
-    }
-
-    fn abort_all(&mut self, now: Instant) {
-        let keys: Vec<LinkKey> = self.links.keys().collect();
-        for key in keys {
-            self.link_ended(now, key);
-            self.abort_link(now, key, CloseHow::Finish);
-        }
-        // Not again: nothing is left, and nothing new is let in.
-        self.draining = self.draining.map(|deadline| deadline + core::time::Duration::from_secs(3600));
     }
 
     /// Has a session's parked publications looked at when the first of them has waited too long: one entry per

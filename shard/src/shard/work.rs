@@ -7,8 +7,9 @@
 //! so nothing stands still, and nobody waits for more than a round of the others' pieces.
 //!
 //! ```text
-//!  packets 65,536, of one connection 8,192 at a time   lanes 16,384 each   timers 16,384
+//!  packets 65,536, of one connection 8,192 at a time   lanes 16,384 each, replies too   timers 16,384
 //!  pulls 16,384   filters of ended sessions 16,384     connections that had their share 65,536
+//!  connections that a draining shard parts from 16,384
 //! ```
 
 use std::collections::VecDeque;
@@ -93,8 +94,12 @@ impl Shard {
                 return;
             }
             let Some(key) = self.yielded_links.pop_front() else { return };
-            if let Some(link) = self.links.get_mut(key) {
-                link.yielded = false;
+            let Some(link) = self.links.get_mut(key) else { continue };
+            link.yielded = false;
+            if !link.deferred.is_empty() {
+                self.publish_deferred(now, key);
+            }
+            if self.links.contains_key(key) {
                 self.resume_input(now, key);
             }
         }

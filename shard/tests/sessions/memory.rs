@@ -3,10 +3,14 @@
 use core::num::NonZeroU16;
 use std::time::Duration;
 
-use quelea_mqtt::{AckKind, Connect, QoS, SubscriptionOptions};
-use quelea_shard::Settings;
+use quelea_mqtt::{
+    AckKind, Connect, Publish, QoS, RequestedSubscription, RetainHandling, Subscribe, SubscribeFilter,
+    SubscriptionOptions,
+};
+use quelea_router::ShardId;
+use quelea_shard::{DoorId, Settings};
 
-use crate::bed::{Bed, Client, publication, v5, v311};
+use crate::bed::{Bed, Client, id, publication, v5, v311};
 use crate::resume::{persistent, resumed};
 
 /// Bytes charged on all shards.
@@ -247,4 +251,203 @@ fn at_the_memory_ceiling_nobody_new_is_let_in_and_a_large_packet_is_cut() {
         bed.ack(filler, AckKind::PubAck, n);
     }
     bed.client(0, "late");
+}
+
+/// A client whose queue is full: one message is in flight, one waits.
+fn full(bed: &mut Bed, name: &str) -> Client {
+    let client = bed.connect(0, &Connect { receive_max: NonZeroU16::new(1), ..v5(name) });
+    bed.sub(client, 1, "t", QoS::AtLeastOnce);
+    client
+}
+
+#[test]
+fn publications_that_wait_for_room_are_charged_with_an_entry_for_each_session() {
+    let settings = Settings { queue_messages_max: 1, receive_max: 200, ..Settings::default() };
+    for shards in [1, 2] {
+        let mut bed = Bed::with(shards, &settings);
+        let clients: Vec<_> = (0..20).map(|n| full(&mut bed, &format!("s{n}"))).collect();
+        let publisher = bed.client(shards - 1, "p");
+        for n in 1..=2 {
+            bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+        }
+        let before = charged(&mut bed);
+        for n in 3..=102 {
+            bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+        }
+        assert_eq!(bed.counter("parked"), 20 * 100);
+        let parked = charged(&mut bed) - before;
+        assert!(parked >= 20 * 100 * 64, "20 sessions for which 100 publications wait: {parked} bytes");
+        for client in clients {
+            bed.reset(client);
+        }
+        assert_eq!((bed.counter("parked"), bed.counter("tickets")), (0, 0));
+        let after = charged(&mut bed);
+        assert!(after < before, "{before} bytes with the sessions, then {after}");
+        bed.reset(publisher);
+        assert_eq!(charged(&mut bed), 0, "{shards} shards");
+    }
+}
+
+#[test]
+fn shared_groups_are_charged_with_their_queues() {
+    let settings =
+        Settings { group_messages_max: 50, queue_messages_max: 1, receive_max: 200, ..Settings::default() };
+    for shards in [1, 2] {
+        let mut bed = Bed::with(shards, &settings);
+        // One message in flight, and one of one group that waits behind it, so nothing is lent to the others.
+        let member = bed.connect(0, &Connect { receive_max: NonZeroU16::new(1), ..v5("m") });
+        for n in 0..20 {
+            bed.sub(member, n + 1, &format!("$share/g{n}/t"), QoS::AtLeastOnce);
+        }
+        let publisher = bed.client(shards - 1, "p");
+        let before = charged(&mut bed);
+        let (mut queued, mut parked) = (0, 0);
+        for n in 1..=200 {
+            bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+            match n {
+                60 => queued = charged(&mut bed) - before,
+                200 => parked = charged(&mut bed) - before - queued,
+                _ => {}
+            }
+        }
+        assert!(queued >= 60 * 170 + 20 * 50 * 32, "20 queues of 50 messages: {queued} bytes");
+        assert!(parked >= 140 * 170 + 20 * 120 * 24, "20 groups for which 140 wait: {parked} bytes");
+        bed.reset(member);
+        bed.reset(publisher);
+        assert_eq!((bed.counter("groups"), charged(&mut bed)), (0, 0), "{shards} shards");
+    }
+}
+
+/// Hands a publication of QoS 1 to a shard without a turn of any other.
+fn publish_alone(bed: &mut Bed, publisher: Client, n: u16) {
+    let mut bytes = bytes::BytesMut::new();
+    publication("t", "x", QoS::AtLeastOnce, n).encode(bed.version(publisher), &mut bytes).expect("encodes");
+    bed.shards[publisher.shard].handle_door_bytes(bed.now, DoorId(publisher.door), &bytes);
+    bed.turn(publisher.shard);
+}
+
+/// What `count` publications that wait somewhere cost beside themselves. The third tells what one costs: for it no queue
+/// grows.
+fn waiting_cost(bed: &mut Bed, publisher: Client, count: u16) -> u64 {
+    publish_alone(bed, publisher, 1);
+    publish_alone(bed, publisher, 2);
+    let two = charged(bed);
+    publish_alone(bed, publisher, 3);
+    let one = charged(bed) - two;
+    for n in 4..=count {
+        publish_alone(bed, publisher, n);
+    }
+    charged(bed) - two - one * u64::from(count - 2)
+}
+
+#[test]
+fn publications_that_wait_for_another_road_are_charged_with_their_entries() {
+    let mut bed = Bed::with(2, &Settings { receive_max: 1_000, ..Settings::default() });
+    let publisher = bed.client(0, "p");
+    let elsewhere = (0..)
+        .map(|n| format!("r{n}"))
+        .find(|topic| quelea_router::partition(topic, 7, 2) == ShardId::from_index(1))
+        .expect("half of them are");
+    let retained = Publish { retain: true, ..publication(&elsewhere, "x", QoS::AtLeastOnce, 1_000) };
+    let mut bytes = bytes::BytesMut::new();
+    retained.encode(bed.version(publisher), &mut bytes).expect("encodes");
+    bed.shards[0].handle_door_bytes(bed.now, DoorId(publisher.door), &bytes);
+    let cost = waiting_cost(&mut bed, publisher, 500);
+    assert!(cost >= 500 * 16, "500 entries: {cost} bytes");
+    bed.run();
+    assert_eq!(bed.take(publisher).len(), 501);
+    bed.publish(publisher, &Publish { retain: true, ..publication(&elsewhere, "", QoS::AtLeastOnce, 1) });
+    bed.reset(publisher);
+    assert_eq!(charged(&mut bed), 0);
+}
+
+#[test]
+fn publications_that_wait_for_another_shards_credit_are_charged_with_their_entries() {
+    let settings = Settings { deliver_window: 1, receive_max: 1_000, ..Settings::default() };
+    let mut bed = Bed::with(2, &settings);
+    let subscriber = bed.client(1, "s");
+    bed.sub(subscriber, 1, "t", QoS::AtMostOnce);
+    let publisher = bed.client(0, "p");
+    let cost = waiting_cost(&mut bed, publisher, 500);
+    assert_eq!(bed.counter("waiting_credit"), 499);
+    assert!(cost >= 500 * 24, "499 entries: {cost} bytes");
+    bed.run();
+    assert_eq!(bed.take(publisher).len(), 500);
+    bed.reset(publisher);
+    bed.reset(subscriber);
+    assert_eq!(charged(&mut bed), 0);
+}
+
+/// A SUBSCRIBE to `count` filters with a wildcard.
+fn subscribe_many(bed: &mut Bed, client: Client, count: usize, handling: RetainHandling) {
+    let filters: Vec<_> = (0..count).map(|n| format!("{n}/+")).collect();
+    let options =
+        SubscriptionOptions { retain_handling: handling, ..SubscriptionOptions::with_qos(QoS::AtMostOnce) };
+    let wanted: Vec<_> = filters
+        .iter()
+        .map(|filter| {
+            RequestedSubscription::new(SubscribeFilter::parse(filter, 8).expect("a filter"), options)
+        })
+        .collect();
+    let mut bytes = bytes::BytesMut::new();
+    Subscribe::new(id(1), &wanted).encode(bed.version(client), &mut bytes).expect("encodes");
+    bed.shards[client.shard].handle_door_bytes(bed.now, DoorId(client.door), &bytes);
+    bed.turn(client.shard);
+}
+
+#[test]
+fn answers_that_wait_for_other_shards_are_charged() {
+    let mut bed = Bed::new(2);
+    let client = bed.client(0, "c");
+    subscribe_many(&mut bed, client, 1_000, RetainHandling::SendAtSubscribe);
+    let first = charged(&mut bed);
+    // The same filters again: nothing is new but the answer that waits.
+    for _ in 0..5 {
+        subscribe_many(&mut bed, client, 1_000, RetainHandling::SendAtSubscribe);
+    }
+    let waiting = charged(&mut bed) - first;
+    assert!(waiting >= 5 * 1_000 * 64, "5 answers of 1,000 filters each: {waiting} bytes");
+    bed.run();
+    assert_eq!(bed.take(client).len(), 6);
+    bed.reset(client);
+    assert_eq!(charged(&mut bed), 0);
+}
+
+#[test]
+fn what_a_session_is_still_to_fetch_is_charged() {
+    let mut bed = Bed::with(1, &Settings { queue_messages_max: 1, ..Settings::default() });
+    let client = full(&mut bed, "c");
+    let publisher = bed.client(0, "p");
+    for n in 1..=2 {
+        bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+    }
+    subscribe_many(&mut bed, client, 1_000, RetainHandling::DoNotSend);
+    bed.run();
+    let before = charged(&mut bed);
+    subscribe_many(&mut bed, client, 1_000, RetainHandling::SendAtSubscribe);
+    bed.run();
+    let planned = charged(&mut bed) - before;
+    assert!(planned >= 1_000 * 64, "1,000 filters to be fetched: {planned} bytes");
+    bed.ack(client, AckKind::PubAck, 1);
+    bed.ack(client, AckKind::PubAck, 2);
+    let fetched = charged(&mut bed);
+    assert!(fetched <= before, "{before} bytes before, {fetched} when all is fetched");
+    bed.reset(client);
+    bed.reset(publisher);
+    assert_eq!(charged(&mut bed), 0);
+}
+
+#[test]
+fn identifiers_that_a_client_does_not_release_are_charged() {
+    let mut bed = Bed::new(1);
+    let client = bed.connect(0, &v311("c", true));
+    let before = charged(&mut bed);
+    for n in 1..=1_000 {
+        bed.publish(client, &publication("t", "x", QoS::ExactlyOnce, n));
+    }
+    bed.take(client);
+    let held = charged(&mut bed) - before;
+    assert!(held >= 4_000, "1,000 identifiers: {held} bytes");
+    bed.reset(client);
+    assert_eq!(charged(&mut bed), 0);
 }

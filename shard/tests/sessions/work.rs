@@ -1,12 +1,15 @@
 //! What peers can make long is done in pieces, counted in units of work: between them everybody else has a turn.
 
+use core::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use quelea_mqtt::{
-    Connect, Publish, QoS, RequestedSubscription, Subscribe, SubscribeFilter, SubscriptionOptions,
+    Connect, Publish, QoS, RequestedSubscription, Subscribe, SubscribeFilter, SubscriptionOptions, TopicName,
+    Will,
 };
-use quelea_shard::DoorId;
+use quelea_router::ShardId;
+use quelea_shard::{DoorId, Order, Settings, Shard};
 
 use crate::bed::{Bed, Client, id, publication, v5};
 
@@ -163,4 +166,172 @@ fn walks_over_long_retained_topics_take_a_few_topics_of_every_turn() {
     assert!(work > 40 * 50 * 1_000, "{work} units: every client's walk has looked at every topic");
     bed.sub(other, 1, "#", QoS::AtMostOnce);
     assert_eq!(bed.take(other).len(), 51);
+}
+
+/// Clients with a Will, each of which has one message in flight and one waiting.
+fn busy_clients(bed: &mut Bed, count: usize) -> Vec<Client> {
+    let will = Will::new(TopicName::new("will", 8).expect("a topic"), b"gone", QoS::AtMostOnce, false);
+    let clients: Vec<_> = (0..count)
+        .map(|n| {
+            let name = format!("c{n}");
+            let client =
+                bed.connect(0, &Connect { receive_max: NonZeroU16::new(1), will: Some(will), ..v5(&name) });
+            bed.sub(client, 1, "t", QoS::AtLeastOnce);
+            client
+        })
+        .collect();
+    let publisher = bed.client(0, "p");
+    for n in 1..=2 {
+        bed.publish(publisher, &publication("t", "x", QoS::AtLeastOnce, n));
+    }
+    bed.reset(publisher);
+    for client in &clients {
+        assert_eq!(bed.take(*client).len(), 3, "CONNACK, SUBACK, PUBLISH");
+    }
+    clients
+}
+
+/// Lets so much time pass, without a turn.
+fn wait(bed: &mut Bed, time: Duration) {
+    bed.now += time;
+    let now = bed.now;
+    bed.shards[0].handle_timeout(now);
+}
+
+fn drain(bed: &mut Bed) {
+    let deadline = bed.now + Duration::from_secs(8);
+    bed.shards[0].handle_order(bed.now, Order::Drain { deadline });
+}
+
+#[test]
+fn a_draining_shard_tells_a_part_of_its_clients_in_every_turn() {
+    const COUNT: usize = 2_000;
+    let mut bed = Bed::new(1);
+    let will = Will::new(TopicName::new("will", 8).expect("a topic"), b"gone", QoS::AtMostOnce, false);
+    let clients: Vec<_> =
+        (0..COUNT).map(|n| bed.connect(0, &Connect { will: Some(will), ..v5(&format!("c{n}")) })).collect();
+    // The last to be told: whatever it asks meanwhile is answered.
+    let other = bed.client(0, "other");
+    drain(&mut bed);
+    let mut left = bed.counter("sessions_connected");
+    assert_eq!(left, COUNT as u64 + 1, "an order is not a turn");
+    hand_in(&mut bed, other, &[0xc0, 0]);
+    bed.turn(0);
+    assert_eq!(bed.take(other), ["PINGRESP"]);
+    let mut turns = 1;
+    while bed.counter("sessions_connected") > 0 {
+        let connected = bed.counter("sessions_connected");
+        assert!(connected < left && left - connected < 600, "{left}, then {connected}");
+        left = connected;
+        bed.turn(0);
+        turns += 1;
+    }
+    assert!(turns >= 4, "{turns}");
+    bed.run();
+    for client in clients {
+        assert_eq!(bed.take(client), ["CONNACK 0x00 present=0", "DISCONNECT 0x8b"]);
+    }
+    assert!(bed.shards[0].is_drained());
+    assert_eq!((bed.counter("wills_published"), bed.counter("memory_bytes")), (0, 0));
+}
+
+#[test]
+fn who_has_not_taken_everything_is_told_and_then_cut_off_in_pieces() {
+    const COUNT: u64 = 1_500;
+    let mut bed = Bed::new(1);
+    let clients = busy_clients(&mut bed, COUNT as usize);
+    drain(&mut bed);
+    bed.run();
+    assert_eq!(bed.counter("sessions_connected"), COUNT, "messages wait for all of them");
+    for client in &clients[..1_000] {
+        bed.stall(*client, true);
+    }
+    // Three quarters of the time are over.
+    wait(&mut bed, Duration::from_secs(6));
+    bed.turn(0);
+    let told = COUNT - bed.counter("sessions_connected");
+    assert!((1..600).contains(&told), "{told} in one turn");
+    bed.run();
+    assert_eq!((bed.counter("sessions_connected"), bed.counter("links")), (0, 1_000));
+    for client in &clients[1_000..] {
+        assert_eq!(bed.take(*client), ["DISCONNECT 0x8b"]);
+    }
+    // The rest of it, too: those who do not take their last bytes are cut off.
+    wait(&mut bed, Duration::from_secs(2));
+    bed.turn(0);
+    let links = bed.counter("links");
+    assert!((400..1_000).contains(&links), "{links} left after one turn");
+    bed.run();
+    assert!(bed.shards[0].is_drained());
+    assert_eq!(Shard::poll_timeout(&mut bed.shards[0]).filter(|due| *due <= bed.now), None);
+    assert_eq!((bed.counter("wills_published"), bed.counter("memory_bytes")), (0, 0));
+}
+
+#[test]
+fn acceptances_that_come_together_are_taken_in_a_few_in_every_turn() {
+    const COUNT: u16 = 6_000;
+    let settings = Settings { receive_max: COUNT, queue_messages_max: 1, ..Settings::default() };
+    let mut bed = Bed::with(2, &settings);
+    let full = bed.connect(0, &Connect { receive_max: NonZeroU16::new(1), ..v5("full") });
+    bed.sub(full, 1, "t", QoS::AtLeastOnce);
+    let publisher = bed.client(1, "p");
+    let mut bytes = BytesMut::new();
+    for n in 1..=COUNT {
+        bytes.extend_from_slice(&encoded(&bed, publisher, &publication("t", "", QoS::AtLeastOnce, n)));
+    }
+    bed.send(publisher, &bytes);
+    assert_eq!(bed.take(publisher).len(), 2, "one is in flight, one waits in the queue");
+    let other = bed.client(1, "other");
+    // The session goes, and with it what all those publications wait for.
+    bed.shards[0].handle_door_closed(bed.now, DoorId(full.door), quelea_shard::DoorEnd::Reset);
+    bed.turn(0);
+    hand_in(&mut bed, other, &[0xc0, 0]);
+    bed.turn(1);
+    assert_eq!(bed.take(other), ["PINGRESP"]);
+    let (first, left) = (bed.take(publisher), bed.counter("tickets"));
+    assert!(!first.is_empty() && left > 0, "{} in one turn, {left} left", first.len());
+    assert!(bed.shards[1].has_unfinished());
+    bed.run();
+    let acks = [first, bed.take(publisher)].concat();
+    let expected: Vec<_> = (3..=COUNT).map(|n| format!("PUBACK {n} 0x00")).collect();
+    assert_eq!(acks, expected, "all of them, in order");
+    assert_eq!(bed.counter("tickets"), 0);
+}
+
+#[test]
+fn what_waited_for_the_other_road_goes_a_few_in_every_turn_and_in_order() {
+    const COUNT: u16 = 300;
+    let settings = Settings { receive_max: 2 * COUNT, ..Settings::default() };
+    let mut bed = Bed::with(2, &settings);
+    let greedy = bed.client(0, "greedy");
+    subscribe(&mut bed, greedy, &overlapping(10));
+    let publisher = bed.client(0, "p");
+    let elsewhere = (0..)
+        .map(|n| format!("r{n}"))
+        .find(|topic| quelea_router::partition(topic, 7, 2) == ShardId::from_index(1))
+        .expect("half of them are");
+    let retained = Publish { retain: true, ..publication(&elsewhere, "x", QoS::AtLeastOnce, COUNT + 1) };
+    let mut bytes = encoded(&bed, publisher, &retained);
+    let topic = ["a"; 10].join("/");
+    for n in 1..=COUNT {
+        let payload = n.to_string();
+        bytes.extend_from_slice(&encoded(
+            &bed,
+            publisher,
+            &publication(&topic, &payload, QoS::AtLeastOnce, n),
+        ));
+    }
+    hand_in(&mut bed, publisher, &bytes);
+    let mut most = 0;
+    let mut busy = true;
+    while busy {
+        let before = bed.counter("work_units");
+        busy = bed.turn(0);
+        most = most.max(bed.counter("work_units") - before);
+        busy |= bed.turn(1);
+    }
+    assert!(most > 8_000 && most < TURN_WORK_MAX, "{most} units in a turn");
+    let payloads: Vec<_> = (1..=COUNT).map(|n| format!("PUBLISH {topic} q0 '{n}'")).collect();
+    assert_eq!(bed.take(greedy), payloads);
+    assert_eq!(bed.take(publisher).len(), usize::from(COUNT) + 1);
 }
