@@ -36,12 +36,12 @@ program=$(find "$work" -path "*/release/$target" -type f | head -n 1)
 "$program" "$corpus" "$folder/fuzz/seeds/$target" "-artifact_prefix=$findings/" -print_final_stats=1 -rss_limit_mb=4096 &
 fuzzer=$!
 trap 'kill -INT $fuzzer 2>/dev/null' INT TERM
-ticks=$(getconf CLK_TCK)
+ticks=$(getconf CLK_TCK) used=0
 while stat=$(cat "/proc/$fuzzer/stat" 2>/dev/null); do
     # User and system time are fields 14 and 15, in ticks (proc_pid_stat(5)); the name, field 2, may hold spaces.
     read -r -a fields <<<"${stat##*) }"
     used=$(((fields[11] + fields[12]) / ticks))
-    ((used < minutes * 60)) || kill -INT $fuzzer
+    ((used < minutes * 60)) || kill -INT $fuzzer 2>/dev/null || true
     sleep 2
 done
 code=0

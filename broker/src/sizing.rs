@@ -84,8 +84,8 @@ pub(crate) fn quic_settings(config: &Config, scale: Scale) -> QuicSettings {
         idle_timeout: config.quic.idle_timeout,
         handshakes_in_flight_retry: scale.part(config.quic.retry_above_handshakes),
         handshakes_max,
-        // One site cannot have all of them.
-        handshakes_per_site_max: handshakes_max.div_ceil(2),
+        // One site cannot have all of them at one listener.
+        handshakes_per_site_max: handshakes_max.div_ceil(SITE_SHARE),
         connections_max: scale.part(config.broker.connections_max),
         ..QuicSettings::default()
     }
@@ -160,6 +160,10 @@ fn saturated_u16(number: u32) -> u16 {
 /// The part of a shard's memory that handshakes may cost: an eighth.
 const HANDSHAKES_SHARE: usize = 8;
 
+/// The part of them that one site may have at a listener: a quarter, which is what one network may have where memory is
+/// not small.
+const SITE_SHARE: usize = 4;
+
 /// However small the memory: fewer would make clients wait that come together.
 const HANDSHAKES_LEAST: usize = 64;
 
@@ -179,15 +183,15 @@ mod tests {
             let quic = quic_settings(config, Scale { shards: 4, memory_bytes });
             (quic.handshakes_max, quic.handshakes_per_site_max)
         };
-        assert_eq!(of(&config, 4 << 20), (64, 32), "the least");
-        assert_eq!(of(&config, 4 * 8 * 100 * HANDSHAKE_BYTES as u64), (100, 50));
-        assert_eq!(of(&config, 64 << 30), (4_096, 2_048), "the most");
+        assert_eq!(of(&config, 4 << 20), (64, 16), "the least");
+        assert_eq!(of(&config, 4 * 8 * 100 * HANDSHAKE_BYTES as u64), (100, 25));
+        assert_eq!(of(&config, 64 << 30), (4_096, 1_024), "the most");
         config.quic.handshakes_max = Some(10_001);
-        assert_eq!(of(&config, 4 << 20), (2_501, 1_251));
+        assert_eq!(of(&config, 4 << 20), (2_501, 626));
     }
 
     #[test]
-    fn a_site_is_held_to_half_of_all_handshakes_unless_the_operator_says_more() {
+    fn a_site_is_held_to_a_quarter_of_all_handshakes_unless_the_operator_says_more() {
         let mut config = Config::default();
         config.quic.handshakes_max = Some(400);
         let quic = Listener::new(Transport::Quic, ([127, 0, 0, 1], 0).into());
@@ -195,8 +199,8 @@ mod tests {
             let limits = listener_limits(&config, listener, FOUR);
             (limits.handshakes_per_prefix_max, limits.handshakes_per_site_max)
         };
-        assert_eq!(of(&quic), (1_024, 50));
-        assert_eq!(of(&Listener { transport: Transport::Tls, ..quic.clone() }), (1_024, 2_048));
+        assert_eq!(of(&quic), (1_024, 25));
+        assert_eq!(of(&Listener { transport: Transport::Tls, ..quic.clone() }), (1_024, 1_024));
         assert_eq!(of(&Listener { handshakes_per_network_max: Some(360), ..quic.clone() }), (90, 90));
         let both =
             Listener { handshakes_per_network_max: Some(360), handshakes_per_site_max: Some(8), ..quic };

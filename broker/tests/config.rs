@@ -116,7 +116,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "[mqtt]\ntopic_levels_max = 129\nsubscriptions_max = 0\n\nformer_connections_max = 1001",
-            "FILE:2: mqtt.topic_levels_max: 129 is out of range, expected 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is out of range, expected 1 to 1000000\nFILE:5: mqtt.former_connections_max: 1001 is out of range, expected 1 to 1000",
+            "FILE:2: mqtt.topic_levels_max: 129 is out of range, expected 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is out of range, expected 1 to 100000\nFILE:5: mqtt.former_connections_max: 1001 is out of range, expected 1 to 1000",
         ),
         (
             "[mqtt]\npacket_max = \"1GiB\"",

@@ -25,6 +25,7 @@ use crate::door::{DoorKindId, Layers};
 use crate::envelope::{LinkKey, SessionKey};
 use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
+use crate::session::OutboundLimits;
 use crate::shard::Permissions;
 
 pub(crate) use aliases::{AliasLimits, AliasesIn, AliasesOut};
@@ -362,6 +363,12 @@ impl Link {
             rest = after;
         }
         false
+    }
+
+    /// Whether as much waits for a road as a queue may hold. Asked for QoS 0 only, so no more than that is summed.
+    pub(crate) fn defers_too_much(&self, limits: &OutboundLimits) -> bool {
+        let bytes = || self.deferred.iter().map(|deferred| deferred.message.bytes()).sum::<usize>();
+        self.deferred.len() >= limits.messages_max || bytes() >= limits.bytes_max
     }
 
     /// Whether publications of this connection are not accepted yet.

@@ -105,7 +105,7 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub handshakes_per_network_max: Option<u32>,
     /// The same of one site, an IPv4 /24 or an IPv6 /48, over all its networks; over QUIC of clients that have proven their
-    /// address. `None`: half of what each shard takes in all (2,048 where memory is not small), or
+    /// address. `None`: a quarter of what each shard takes in all (1,024 where memory is not small), or
     /// [`handshakes_per_network_max`](Self::handshakes_per_network_max) where that is more.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub handshakes_per_site_max: Option<u32>,

@@ -223,7 +223,7 @@ impl Rules {
         self.size("mqtt.topic_alias_bytes_max", mqtt.topic_alias_bytes_max, KIB..=16 * MIB);
         self.number("mqtt.client_id_bytes_max", mqtt.client_id_bytes_max, 23..=65_535);
         self.number("mqtt.topic_levels_max", mqtt.topic_levels_max, 1..=128);
-        self.number("mqtt.subscriptions_max", mqtt.subscriptions_max, 1..=1_000_000);
+        self.number("mqtt.subscriptions_max", mqtt.subscriptions_max, 1..=100_000);
         self.number("mqtt.former_connections_max", mqtt.former_connections_max, 1..=1_000);
         let connect_timeout = Duration::from_secs(1)..=Duration::from_secs(600);
         self.duration("mqtt.connect_timeout", mqtt.connect_timeout, connect_timeout);

@@ -31,7 +31,8 @@ pub struct QuicSettings {
     /// unproven ones.
     pub handshakes_per_prefix_max: usize,
     /// Handshakes with proven addresses of one site, an IPv4 /24 or an IPv6 /48, at a listener without a limit of its own.
-    /// Less than [`Self::handshakes_max`], or one site could have all places.
+    /// Less than [`Self::handshakes_max`], or one site could have all places by one listener. Who comes from several sites, or
+    /// to several listeners, can: each place for no longer than a handshake may take.
     pub handshakes_per_site_max: usize,
     /// Connections of this shard, those in handshake and those winding down included.
     pub connections_max: usize,
@@ -86,7 +87,7 @@ impl Default for QuicSettings {
             handshakes_max: 4_096,
             handshakes_queued_max: 4_096,
             handshakes_per_prefix_max: 1_024,
-            handshakes_per_site_max: 2_048,
+            handshakes_per_site_max: 1_024,
             connections_max: 1 << 20,
             connections_per_prefix_max: 1 << 16,
             streams_bidi: 1,

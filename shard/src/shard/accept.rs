@@ -405,6 +405,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(key) {
             session.parked_armed = false;
             self.make_slow_pay(now, key);
+            self.judge_reading(key);
             self.arm_parked(key);
         }
     }

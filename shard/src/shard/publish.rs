@@ -42,10 +42,8 @@ impl Shard {
         let limits = self.limits;
         let link = &mut self.links[key];
         if !link.deferred.is_empty() || link.must_wait_for(road) {
-            // QoS 1 and 2 are bounded by Receive Maximum; QoS 0 by a queue's limit.
-            let bytes: usize = link.deferred.iter().map(|deferred| deferred.message.bytes()).sum();
-            let full = link.deferred.len() >= limits.messages_max || bytes >= limits.bytes_max;
-            if ack.is_none() && full {
+            // QoS 1 and 2 are bounded by what may be unacknowledged; QoS 0 by a queue's limit.
+            if ack.is_none() && link.defers_too_much(&limits) {
                 self.counters.dropped_qos0_deferred += 1;
                 self.tell_loss(Subject::Everybody, Why::Qos0Deferred, message);
             } else {
