@@ -3,4 +3,4 @@
 set -eu
 cd "$(dirname "$0")/.."
 scripts/setup-build.sh
-exec cargo run --release --quiet --package quelea -- "$@"
+exec cargo run --release --package quelea -- "$@"

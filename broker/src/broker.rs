@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use quelea_router::{ShardId, SleepFlags, mesh};
 use quelea_shard::ShardParts;
@@ -20,8 +20,8 @@ use quelea_shard::quic::{Quic, QuicKeys, QuicListenerId, QuicSettings};
 use quelea_udp_io::{Choice, Doorbell, RingConfig};
 
 use crate::admin::{Admin, AdminError, Board, Node, Phase, Shown};
-use crate::certificate::{Certificate, CertificateError};
-use crate::config::{Config, ConfigError, Shards, Transport};
+use crate::certificate::{Certificate, CertificateError, Source};
+use crate::config::{Config, ConfigError, Listener, Placed, Shards, Transport};
 use crate::driver::DriverParts;
 use crate::entrances::{Entrances, QuicEntrance, check_files, entrances};
 use crate::listeners::{Bound, ListenError, ServedListener, Service, SocketError, bind};
@@ -108,6 +108,7 @@ impl Broker {
         let state = StateDir::open(&data_dir(&config)?).map_err(StartError::State)?;
         let listeners = config.placed_listeners();
         let mut secrets = Secrets::load(&config, &listeners, &state)?;
+        note_doubtful_certificates(&listeners, &secrets);
         let scale = Scale { shards, memory_bytes: memory::ceiling(config.broker.memory_max) };
         let entrances = entrances(&config, &listeners, scale, &mut secrets, &state)?;
         let keys = node_keys(&state)?;
@@ -135,7 +136,7 @@ impl Broker {
     /// writes nothing; [`Config::validate`] says the rest.
     #[must_use]
     pub fn check_files(config: &Config) -> Vec<CertificateError> {
-        check_files(config)
+        check_files(config, SystemTime::now())
     }
 }
 
@@ -354,12 +355,33 @@ fn start_admin(config: &Config, shown: &Arc<Shown>) -> Result<Admin, StartError>
     })
 }
 
+/// Certificates that clients will not believe are served all the same: a restart must not take the broker away.
+fn note_doubtful_certificates(listeners: &[Placed], secrets: &Secrets) {
+    for current in secrets.certificates() {
+        if current.get().expires_within(Duration::ZERO, SystemTime::now()) {
+            tracing::warn!(fingerprint = current.get().fingerprint(), "this certificate has expired");
+        }
+        let is_development = matches!(current.source(), Source::Development);
+        let is_served = |placed: &&Placed| {
+            let Listener { transport, certificate, listen, .. } = &placed.listener;
+            transport.has_tls() && certificate.is_none() && !listen.ip().to_canonical().is_loopback()
+        };
+        if let Some(placed) = listeners.iter().filter(|_| is_development).find(is_served) {
+            let listener = placed.name();
+            tracing::warn!(
+                listener,
+                "the development certificate is served beyond loopback: no client knows it"
+            );
+        }
+    }
+}
+
 /// Clients beyond the limit of open files would wait in the kernel without a word.
 fn note_few_files(config: &Config, files: Option<u64>) {
     let wanted = u64::from(config.broker.connections_max);
     let has_streams = config.placed_listeners().iter().any(|placed| !placed.listener.transport.is_quic());
     if let Some(files) = files.filter(|files| *files < wanted && has_streams) {
-        tracing::debug!(
+        tracing::info!(
             open_files_max = files,
             connections_max = wanted,
             "the kernel lets this process have fewer TCP clients than configured"

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use quelea_shard::door::{DoorKind, DoorTls, Origins, ProxyRules, WebSocketRules};
 use quelea_shard::quic::{QuicListenerLimits, QuicTls};
@@ -130,7 +131,7 @@ fn verifier(
 }
 
 /// Every file that the listeners name and that cannot be used, each once.
-pub(crate) fn check_files(config: &Config) -> Vec<CertificateError> {
+pub(crate) fn check_files(config: &Config, now: SystemTime) -> Vec<CertificateError> {
     let listeners = config.placed_listeners().into_iter().map(|placed| placed.listener);
     let listeners: Vec<Listener> = listeners.filter(|listener| listener.transport.has_tls()).collect();
     let mut sources = vec![source_of(config, None)];
@@ -143,7 +144,7 @@ pub(crate) fn check_files(config: &Config) -> Vec<CertificateError> {
     };
     for source in sources {
         if let Source::Files { certificate, key } = source {
-            Certificate::problems_of_files(&certificate, &key).into_iter().for_each(&mut note);
+            Certificate::problems_of_files(&certificate, &key, now).into_iter().for_each(&mut note);
         }
     }
     for path in listeners.iter().filter_map(|listener| listener.client_ca.as_ref()) {

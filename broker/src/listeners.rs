@@ -9,6 +9,8 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use quelea_udp_io::{
     BindError, ListenerId, Ring, RingConfig, SocketBuffers, Steering, UdpId, bind_tcp_group, bind_udp_group,
@@ -120,6 +122,7 @@ pub(crate) fn bind(
     steering_key: [u8; 16],
 ) -> Result<Bound, SocketError> {
     let steering = Steering::new(steering_key, shards);
+    let patience_ends = Instant::now() + PATIENCE;
     let mut bound = Bound { shards: Vec::with_capacity(shards), served: Vec::new() };
     for _ in 0..shards {
         let ring = Ring::new(sizes)?;
@@ -132,15 +135,16 @@ pub(crate) fn bind(
             SocketError::Listen(ListenError { service: Service::Mqtt(transport), key: key.clone(), error })
         };
         let address = if transport.is_quic() {
-            let group = bind_udp_group(listener.listen, shards, &steering, SocketBuffers::default());
-            let group = group.map_err(refused)?;
+            let bind = || bind_udp_group(listener.listen, shards, &steering, SocketBuffers::default());
+            let group = patiently(patience_ends, bind).map_err(refused)?;
             let address = group[0].local_addr()?;
             for (shard, socket) in bound.shards.iter_mut().zip(group) {
                 shard.udp.push(shard.ring.add_udp(socket)?);
             }
             address
         } else {
-            let group = bind_tcp_group(listener.listen, shards, BACKLOG).map_err(refused)?;
+            let bind = || bind_tcp_group(listener.listen, shards, BACKLOG);
+            let group = patiently(patience_ends, bind).map_err(refused)?;
             let address = group[0].local_addr()?;
             for (shard, socket) in bound.shards.iter_mut().zip(group) {
                 shard.listeners.push(shard.ring.add_listener(socket)?);
@@ -154,6 +158,52 @@ pub(crate) fn bind(
     Ok(bound)
 }
 
+/// Binds, and again while the sockets are in use and no process has them: io_uring lets those of a process that was killed
+/// go some tenths of a second after it.
+fn patiently<T>(until: Instant, bind: impl Fn() -> Result<T, BindError>) -> Result<T, BindError> {
+    loop {
+        match bind() {
+            Err(BindError::InUse { owner: None, .. }) if Instant::now() < until => thread::sleep(PAUSE),
+            bound => return bound,
+        }
+    }
+}
+
+/// How long a start waits in all for sockets that a dead process leaves behind, and how long between two attempts.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// Connections that may wait for one shard to accept them: a turn accepts 32, so this is a burst of some milliseconds.
 /// The kernel caps it at `net.core.somaxconn`.
 const BACKLOG: u32 = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn sockets_that_no_process_has_are_waited_for_and_others_are_not() {
+        let in_use = |owner: Option<&str>| BindError::InUse {
+            addr: ([127, 0, 0, 1], 1883).into(),
+            owner: owner.map(str::to_owned),
+        };
+        let attempts = Cell::new(0);
+        let third = || {
+            attempts.set(attempts.get() + 1);
+            if attempts.get() < 3 { Err(in_use(None)) } else { Ok(()) }
+        };
+        assert!(patiently(Instant::now() + Duration::from_secs(60), third).is_ok());
+        assert_eq!(attempts.get(), 3);
+
+        let attempts = Cell::new(0);
+        let never = |owner| {
+            attempts.set(attempts.get() + 1);
+            Err::<(), _>(in_use(owner))
+        };
+        assert!(patiently(Instant::now() + Duration::from_secs(60), || never(Some("mosquitto"))).is_err());
+        assert!(patiently(Instant::now(), || never(None)).is_err());
+        assert_eq!(attempts.get(), 2, "one each");
+    }
+}

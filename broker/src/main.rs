@@ -10,6 +10,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use quelea::broker::{Broker, RunningBroker, StartError};
@@ -140,7 +141,8 @@ fn drain(mut signals: Signals, broker: RunningBroker) -> ExitCode {
         handle.close();
         all_gone
     });
-    if signals.forever().any(|signal| signal != SIGHUP) {
+    let began = Instant::now();
+    if signals.forever().any(|signal| signal != SIGHUP && began.elapsed() > REPEATED_WITHIN) {
         tracing::warn!("stopped before all clients had gone");
         return ExitCode::from(FAILED);
     }
@@ -151,6 +153,9 @@ fn drain(mut signals: Signals, broker: RunningBroker) -> ExitCode {
     }
     ExitCode::SUCCESS
 }
+
+/// Shells and timeout(1) signal a process and then its group: that is one wish, said twice.
+const REPEATED_WITHIN: Duration = Duration::from_millis(300);
 
 fn print(text: &str) -> ExitCode {
     let mut out = std::io::stdout().lock();

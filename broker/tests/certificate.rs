@@ -102,6 +102,18 @@ fn a_reload_brings_the_new_certificate() {
     assert_eq!(current.get().not_after(), now() + 200 * DAY);
 }
 
+/// It is a mistake to whoever checks the files; a broker that starts serves it, or a restart would take the broker away.
+#[test]
+fn a_certificate_that_has_expired_is_a_mistake_and_is_served() {
+    let (directory, state) = state();
+    let paths = write_pair(directory.path(), "a", now() - DAY);
+    let found = Certificate::problems_of_files(&paths.0, &paths.1, now());
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    assert_eq!(found, [format!("{}: has expired", paths.0.display())]);
+    assert!(Certificate::problems_of_files(&paths.0, &paths.1, now() - 2 * DAY).is_empty());
+    assert!(CurrentCertificate::load(files(&paths), &state, now()).is_ok());
+}
+
 #[test]
 fn an_invalid_certificate_is_refused_on_reload_and_the_old_one_stays() {
     let (directory, state) = state();

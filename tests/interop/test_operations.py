@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from broker import Quelea, config, http_get, quelea_binary
+from broker import Broker, Quelea, config, http_get, quelea_binary
 from client import PATIENCE_S, wait_until
 from conftest import KINDS, NewClient, running
 from metrics import SESSIONS_CONNECTED
@@ -167,6 +167,25 @@ def test_port_in_use_is_an_error_that_names_address_owner_and_flag(
     assert "quelea" in said and str(broker.process.pid) in said, f"no guess at the owner: {said}"
 
 
+def test_start_waits_for_the_sockets_of_a_broker_that_was_killed(tmp_path: Path) -> None:
+    first = Quelea(tmp_path)
+    addresses = {name: {"listen": [f"127.0.0.1:{getattr(first, name)[1]}"]} for name in ("quic", "tcp", "tls")}
+    last: Broker = first
+    for number in range(5):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        file = directory / "quelea.toml"
+        file.write_text(config(directory, addresses))
+        last.destroy()
+        last = Broker([str(quelea_binary()), "--config", str(file)], directory)
+        try:
+            last.wait_for_log("Try")
+        except AssertionError:
+            last.destroy()
+            raise
+    last.destroy()
+
+
 def test_second_broker_in_the_same_data_directory_is_refused(broker: Quelea) -> None:
     done = run("--config", str(broker.config_path))
     assert done.returncode == 1
@@ -225,6 +244,15 @@ def test_signal_tells_every_client_and_ends_with_0(
     for client in clients:
         reason = client.ended().reason
         assert reason == (0x8B if client.version == V5 else None), client.client_id
+
+
+def test_signal_said_twice_at_once_is_one(new_client: NewClient, broker: Quelea) -> None:
+    client = new_client("own-tcp-5")
+    client.connect()
+    # As timeout(1) does it: to the process, then to its group.
+    broker.process.send_signal(signal.SIGTERM)
+    assert broker.stop(signal.SIGTERM) == 0
+    assert client.ended().reason == 0x8B
 
 
 def test_drain_ends_a_quic_stream_by_fin(new_client: NewClient, broker: Quelea) -> None:

@@ -82,10 +82,18 @@ impl Certificate {
 
     /// Everything that [`Self::from_files`] has against the two files, not only the first.
     #[must_use]
-    pub fn problems_of_files(certificate: &Path, key: &Path) -> Vec<CertificateError> {
+    pub fn problems_of_files(certificate: &Path, key: &Path, now: SystemTime) -> Vec<CertificateError> {
         let each = [read(certificate, parse_chain).err(), read(key, parse_key).err()];
         let each: Vec<_> = each.into_iter().flatten().collect();
-        if each.is_empty() { Self::from_files(certificate, key).err().into_iter().collect() } else { each }
+        if !each.is_empty() {
+            return each;
+        }
+        match Self::from_files(certificate, key) {
+            Ok(whole) if whole.expires_within(Duration::ZERO, now) => {
+                vec![CertificateError { path: certificate.to_owned(), what: "has expired".to_owned() }]
+            }
+            whole => whole.err().into_iter().collect(),
+        }
     }
 
     /// Loads `source`; a development certificate is made or renewed where needed, as of `now`.

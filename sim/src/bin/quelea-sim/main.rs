@@ -26,6 +26,10 @@ fn main() -> ExitCode {
         }
     }));
     match request.task {
+        Task::Help => {
+            println!("{}", usage());
+            ExitCode::SUCCESS
+        }
         Task::Tell => tell(&request, broker),
         Task::Search { .. } | Task::Soak(_) => search::search(&request, broker),
         #[cfg(feature = "mutants")]

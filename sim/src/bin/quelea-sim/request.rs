@@ -33,6 +33,8 @@ pub(crate) fn usage() -> String {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
+    /// Say how the tool is used.
+    Help,
     /// Tell one seed.
     Tell,
     /// Play until this seed.
@@ -75,6 +77,7 @@ impl Request {
             match flag.as_str() {
                 "--in-turn" => request.in_turn = true,
                 "--mutants" => task = Some(Task::Mutants),
+                "--help" | "-h" => task = Some(Task::Help),
                 _ => {
                     let value = args.next().ok_or_else(|| format!("{flag}: what?"))?;
                     let read = request.take(&flag, &value, &mut task);
@@ -125,7 +128,7 @@ impl Request {
         let beyond = match self.task {
             Task::Tell => seed > self.first,
             Task::Search { end } => seed >= end,
-            Task::Soak(_) | Task::Mutants => false,
+            Task::Soak(_) | Task::Mutants | Task::Help => false,
         };
         let profiles = self.profiles.len() as u64;
         let profile = if self.in_turn { seed % profiles } else { number % profiles };
@@ -192,6 +195,7 @@ mod tests {
             ("--seeds 3..9", Task::Search { end: 9 }),
             ("--soak 30m --from 5", Task::Soak(Duration::from_secs(1_800))),
             ("--mutants", Task::Mutants),
+            ("--help", Task::Help),
         ];
         for (line, task) in tasks {
             assert_eq!(parse(line).map(|request| request.task), Ok(task), "{line}");

@@ -135,7 +135,7 @@ impl Search {
         match request.task {
             Task::Search { end } => format!("--seeds {next}..{end}{options}"),
             Task::Soak(time) => format!("--soak {}s --from {next}{options}", time.as_secs()),
-            Task::Tell | Task::Mutants => unreachable!("these are no searches"),
+            Task::Tell | Task::Mutants | Task::Help => unreachable!("these are no searches"),
         }
     }
 
