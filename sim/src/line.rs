@@ -23,7 +23,8 @@ pub(crate) enum Way {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parting {
     pub(crate) will: PubId,
-    /// How often the broker had ended connections for reasons of its own.
+    /// How often the broker had ended connections for reasons of its own when this one began: an end that the client had
+    /// not heard of when it left may be among those that followed.
     pub(crate) ends_by_broker: u64,
 }
 
@@ -51,6 +52,8 @@ pub(crate) struct Line {
     pub(crate) server_ended: bool,
     /// The broker has acknowledged our end.
     pub(crate) finished: bool,
+    /// [`Parting::ends_by_broker`].
+    pub(crate) ends_by_broker: u64,
     pub(crate) parting: Option<Parting>,
     /// A turn of the client's process is entered for this time.
     pub(crate) armed: Option<Instant>,
@@ -87,6 +90,7 @@ impl Line {
             reset: false,
             server_ended: false,
             finished: false,
+            ends_by_broker: 0,
             parting: None,
             armed: None,
             patience: None,

@@ -24,6 +24,7 @@ impl World {
     pub(crate) fn open_line(&mut self, actor: usize, shard: usize) {
         let id = self.new_line(Some(actor), shard, actor as u8);
         self.actors[actor].line = Some(id);
+        self.lines[id.0].ends_by_broker = self.ends_by_broker();
         self.enter_faults(id);
     }
 

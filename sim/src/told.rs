@@ -167,8 +167,9 @@ impl World {
             pipe.farewell = will.map(|will| (will, pipe.sent_bytes));
         }
         if farewell && let Some(line) = self.actors[actor].line {
-            let ends_by_broker = self.ends_by_broker();
-            self.lines[line.0].parting = will.map(|will| Parting { will, ends_by_broker });
+            let line = &mut self.lines[line.0];
+            let ends_by_broker = line.ends_by_broker;
+            line.parting = will.map(|will| Parting { will, ends_by_broker });
         }
         for id in unsure {
             self.oracle.on_repeated(id);

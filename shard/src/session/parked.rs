@@ -61,6 +61,11 @@ impl ParkedQueue {
         self.entries.front()
     }
 
+    /// All, the one that has waited longest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Parked> {
+        self.entries.iter()
+    }
+
     /// The one that came last.
     pub fn back(&self) -> Option<&Parked> {
         self.entries.back()

@@ -410,6 +410,17 @@ impl Shard {
         }
     }
 
+    /// Whether all that has waited for the whole deadline are publications of the client whose session is full, and it goes
+    /// on speaking: its acknowledgements lie behind others of its publications, and take as long to arrive as those. Cut, it
+    /// would come back, and send and wait for the same again.
+    fn delays_only_itself(&self, now: Instant, key: SessionKey) -> bool {
+        let session = &self.sessions[key];
+        let Some(link) = session.link() else { return false };
+        let is_own = |parked: &Parked| parked.queued.message.publisher == session.publisher;
+        let speaks = self.links[link].last_packet + self.settings.full_deadline > now;
+        speaks && session.parked.iter().take_while(|parked| parked.deadline <= now).all(is_own)
+    }
+
     fn make_slow_pay(&mut self, now: Instant, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key)
             && let Some(first) = session.parked.front().filter(|parked| parked.deadline <= now)
@@ -418,6 +429,12 @@ impl Shard {
                 self.judge_pace(now, key);
                 continue;
             }
+            if self.delays_only_itself(now, key) {
+                let deadline = now + self.settings.full_deadline;
+                self.sessions[key].parked.renew_front(deadline);
+                continue;
+            }
+            let session = &mut self.sessions[key];
             let oldest = match self.settings.on_slow {
                 OnSlow::Disconnect if session.link().is_some() => {
                     self.counters.slow_disconnects += 1;

@@ -119,6 +119,37 @@ fn a_client_of_3_1_1_that_publishes_to_itself_and_acknowledges_nothing_is_cut() 
     assert_eq!((bed.counter("slow_disconnects"), bed.counter("parked")), (1, 0));
 }
 
+/// Its acknowledgements may take longer than the deadline to arrive, behind publications that do: nobody else is delayed. Who
+/// delays others as well pays.
+#[test]
+fn a_client_that_goes_on_speaking_may_keep_its_own_publications_waiting_and_no_others() {
+    for delays_another in [false, true] {
+        let mut bed = Bed::with(1, &short_queues());
+        let client = bed.three(0, "c");
+        bed.subscribes(client, "c", 1);
+        for n in 1..=4 {
+            bed.says(client, &format!("32 .. 0001'c' {n:04X}"));
+        }
+        let other = bed.three(0, "o");
+        if delays_another {
+            bed.says(other, "32 .. 0001'c' 0001");
+        }
+        for n in 5..=8 {
+            bed.pass(Duration::from_secs(6));
+            if !bed.is_closed(client) {
+                bed.says(client, &format!("32 .. 0001'c' {n:04X}"));
+            }
+        }
+        assert_eq!(bed.is_closed(client), delays_another);
+        assert_eq!(bed.counter("slow_disconnects"), u64::from(delays_another));
+        if !delays_another {
+            bed.acknowledge_all(client);
+            bed.is_well(client);
+            assert_eq!((bed.counter("parked"), bed.counter("publishes_sent")), (0, 8));
+        }
+    }
+}
+
 /// Acknowledgements of deliveries lie behind the pause as well: of two clients that publish to each other, neither waits
 /// behind it for the other.
 #[test]
