@@ -11,7 +11,7 @@
 //! One deadline holds for everything up to the answer to CONNECT: the link's own, which was set when it was opened.
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use rustls::pki_types::CertificateDer;
@@ -19,110 +19,13 @@ use rustls::pki_types::CertificateDer;
 use crate::counters::Counters;
 use crate::door::{CloseCode, DoorKind, DoorKindId, Handshake, LayerError, Layers, NetworkFull, Stage};
 use crate::envelope::LinkKey;
-use crate::hash::{Keyed, KeyedMap};
 use crate::link::{Carrier, CloseHow, DoorId, LinkState};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
-use crate::prefix::{Prefix, Site};
 use crate::refusal::Entrance;
 
+use super::door_kinds::KnownKind;
 use super::{DoorAction, DoorEnd, Shard};
-
-/// A kind of byte stream, and how many there are.
-pub(crate) struct KnownKind {
-    kind: DoorKind,
-    open: usize,
-    /// What each network has; nobody counts without a maximum.
-    networks: Option<KeyedMap<Prefix, Guests>>,
-    /// TLS handshakes in flight of each site; the same.
-    sites: Option<KeyedMap<Site, u32>>,
-}
-
-/// What one network has.
-#[derive(Default)]
-struct Guests {
-    connections: u32,
-    /// Those of them whose TLS handshake is in flight.
-    handshakes: u32,
-}
-
-impl KnownKind {
-    pub(crate) fn new(kind: DoorKind, keyed: Keyed) -> Self {
-        let least = kind.connections_per_prefix_max.min(kind.handshakes_per_prefix_max);
-        let networks = (least < usize::MAX).then(|| KeyedMap::with_hasher(keyed));
-        let sites = (kind.handshakes_per_site_max < usize::MAX).then(|| KeyedMap::with_hasher(keyed));
-        Self { kind, open: 0, networks, sites }
-    }
-
-    fn guests(&self, peer: IpAddr) -> Option<&Guests> {
-        self.networks.as_ref()?.get(&Prefix::of(peer))
-    }
-
-    /// What keeps another connection from this address's network out, if anything does.
-    fn judge_network(&self, peer: IpAddr) -> Result<(), NetworkFull> {
-        let is_full = |guests: &Guests| guests.connections as usize >= self.kind.connections_per_prefix_max;
-        if self.guests(peer).is_some_and(is_full) { Err(NetworkFull::Connections) } else { Ok(()) }
-    }
-
-    /// Begins a handshake of one that has entered, unless its network or its site has its maximum.
-    fn try_begin_handshake(&mut self, peer: IpAddr) -> Result<(), NetworkFull> {
-        let prefix = Prefix::of(peer);
-        let guests = self
-            .networks
-            .as_mut()
-            .map(|networks| networks.get_mut(&prefix).expect("it was counted when it came"));
-        if guests
-            .as_ref()
-            .is_some_and(|guests| guests.handshakes as usize >= self.kind.handshakes_per_prefix_max)
-        {
-            return Err(NetworkFull::Handshakes);
-        }
-        if let Some(sites) = &mut self.sites {
-            let of_site = sites.get(&prefix.site()).copied().unwrap_or(0);
-            if of_site as usize >= self.kind.handshakes_per_site_max {
-                return Err(NetworkFull::SiteHandshakes);
-            }
-            sites.insert(prefix.site(), of_site + 1);
-        }
-        if let Some(guests) = guests {
-            guests.handshakes += 1;
-        }
-        Ok(())
-    }
-
-    fn enter_network(&mut self, peer: IpAddr) {
-        if let Some(networks) = &mut self.networks {
-            networks.entry(Prefix::of(peer)).or_default().connections += 1;
-        }
-    }
-
-    /// A handshake of one that has entered is over.
-    fn end_handshake(&mut self, peer: IpAddr) {
-        if let Some(networks) = &mut self.networks {
-            let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
-            guests.handshakes -= 1;
-        }
-        if let Some(sites) = &mut self.sites {
-            let site = Prefix::of(peer).site();
-            let of_site = sites.get_mut(&site).expect("it was counted when it began");
-            *of_site -= 1;
-            if *of_site == 0 {
-                sites.remove(&site);
-            }
-        }
-    }
-
-    /// One that has entered goes, its handshake being over.
-    fn leave_network(&mut self, peer: IpAddr) {
-        let Some(networks) = &mut self.networks else { return };
-        let guests = networks.get_mut(&Prefix::of(peer)).expect("it was counted when it came");
-        guests.connections -= 1;
-        if guests.connections == 0 {
-            debug_assert_eq!(guests.handshakes, 0, "a handshake ends before its connection leaves");
-            networks.remove(&Prefix::of(peer));
-        }
-    }
-}
 
 impl Shard {
     /// Makes a kind of byte stream known, before the first of it is opened: one for each listener.

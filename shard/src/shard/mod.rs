@@ -14,6 +14,7 @@
 mod accept;
 mod authorize;
 mod connect;
+mod door_kinds;
 mod doors;
 mod drain;
 mod groups;
@@ -251,7 +252,7 @@ pub struct Shard {
     // Connections.
     pub(crate) links: Slots<LinkKey, Link>,
     pub(crate) doors: OwnMap<DoorId, LinkKey>,
-    pub(crate) door_kinds: Vec<doors::KnownKind>,
+    pub(crate) door_kinds: Vec<door_kinds::KnownKind>,
     /// Byte streams whose TLS handshake waits for its next step.
     pub(crate) handshakes: VecDeque<LinkKey>,
     pub(crate) handshakes_in_flight: usize,
@@ -347,7 +348,7 @@ impl Shard {
             counters: Counters::default(),
             links: Slots::new(),
             doors: OwnMap::with_hasher(foldhash::fast::FixedState::with_seed(parts.seed)),
-            door_kinds: vec![doors::KnownKind::new(crate::door::DoorKind::PLAIN, keyed)],
+            door_kinds: vec![door_kinds::KnownKind::new(crate::door::DoorKind::PLAIN, keyed)],
             handshakes: VecDeque::new(),
             handshakes_in_flight: 0,
             tls_is_next: false,
