@@ -10,7 +10,8 @@ use super::{Oracle, PubId};
 /// Each loss that was told, by receiver and publication.
 #[derive(Debug, Default)]
 pub(super) struct Losses {
-    sessions: BTreeMap<(usize, PubId), BTreeSet<Why>>,
+    /// A Will is the same publication each time that it fires: it may be lost several times.
+    sessions: BTreeMap<(usize, PubId), Vec<Why>>,
     groups: BTreeSet<(Text, PubId)>,
     everybody: BTreeSet<PubId>,
     /// How many were told of each kind.
@@ -33,9 +34,14 @@ impl Losses {
         self.groups.contains(&(filter.clone(), id))
     }
 
-    /// Clients, and what was lost for them.
+    /// How often a message was lost for a client's session.
+    pub(super) fn of_session(&self, actor: usize, id: PubId) -> usize {
+        self.sessions.get(&(actor, id)).map_or(0, Vec::len)
+    }
+
+    /// Clients, and what was lost for them, once for each time.
     pub(super) fn of_sessions(&self) -> impl Iterator<Item = (usize, PubId)> {
-        self.sessions.keys().copied()
+        self.sessions.iter().flat_map(|(whose, reasons)| reasons.iter().map(|_| *whose))
     }
 
     /// How many were told of this kind.
@@ -54,7 +60,7 @@ impl Oracle {
             _ if !known => self.accuse(format!("the broker lost a message that nobody has sent: {loss:?}")),
             Loser::Session(client) => match client.strip_prefix("client-").and_then(|n| n.parse().ok()) {
                 Some(actor) => {
-                    self.losses.sessions.entry((actor, id)).or_default().insert(loss.why);
+                    self.losses.sessions.entry((actor, id)).or_default().push(loss.why);
                 }
                 None => self.accuse(format!("the broker lost a message of an unknown client: {loss:?}")),
             },

@@ -85,10 +85,11 @@ impl Oracle {
         let wrong = self.publications.iter().enumerate().find_map(|(index, publication)| {
             let Firings { must, may } = publication.will?;
             let came = self.seen(watcher, session, index).live;
-            let right = (must..=must + may).contains(&came);
+            let lost = self.losses.of_session(watcher, PubId(index as u64)) as u32;
+            let right = (must.saturating_sub(lost)..=must + may).contains(&came);
             (!right).then(|| {
                 format!(
-                    "Will {index} of client {} came {came} times: {must} were due, {may} more were possible",
+                    "Will {index} of client {} came {came} times: {must} were due, {may} more were possible, {lost} were lost",
                     publication.actor
                 )
             })
