@@ -11,17 +11,27 @@ use super::{Oracle, PubId};
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     /// A Will is the same publication each time that it fires: it may be lost several times.
-    sessions: BTreeMap<(usize, PubId), Vec<Why>>,
+    sessions: BTreeMap<(usize, PubId), Vec<Told>>,
     groups: BTreeSet<(Text, PubId)>,
     everybody: BTreeSet<PubId>,
     /// How many were told of each kind.
     told: BTreeMap<Why, u64>,
 }
 
+/// One loss for a client's session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    why: Why,
+    /// The number of the session; `None` while the client begins another, and the one before may be meant.
+    session: Option<u32>,
+}
+
 impl Losses {
     /// Whether a message at QoS 1 or 2 was lost for a client's session.
     pub(super) fn explain(&self, actor: usize, id: PubId) -> bool {
-        self.sessions.get(&(actor, id)).is_some_and(|reasons| reasons.iter().any(|why| !is_transient(*why)))
+        self.sessions
+            .get(&(actor, id))
+            .is_some_and(|losses| losses.iter().any(|told| !is_transient(told.why)))
     }
 
     /// Whether a message at QoS 0 was.
@@ -41,7 +51,15 @@ impl Losses {
 
     /// Clients, and what was lost for them, once for each time.
     pub(super) fn of_sessions(&self) -> impl Iterator<Item = (usize, PubId)> {
-        self.sessions.iter().flat_map(|(whose, reasons)| reasons.iter().map(|_| *whose))
+        self.sessions.iter().flat_map(|(whose, losses)| losses.iter().map(|_| *whose))
+    }
+
+    /// The same with the number of the session, where that is certain.
+    pub(super) fn of_certain_sessions(&self) -> impl Iterator<Item = (usize, u32, PubId)> {
+        let one = |(actor, id), told: &Told| Some((actor, told.session?, id));
+        self.sessions
+            .iter()
+            .flat_map(move |(whose, losses)| losses.iter().filter_map(move |told| one(*whose, told)))
     }
 
     /// How many were told of this kind.
@@ -60,7 +78,9 @@ impl Oracle {
             _ if !known => self.accuse(format!("the broker lost a message that nobody has sent: {loss:?}")),
             Loser::Session(client) => match client.strip_prefix("client-").and_then(|n| n.parse().ok()) {
                 Some(actor) => {
-                    self.losses.sessions.entry((actor, id)).or_default().push(loss.why);
+                    let session = self.known_session(actor);
+                    let told = Told { why: loss.why, session };
+                    self.losses.sessions.entry((actor, id)).or_default().push(told);
                 }
                 None => self.accuse(format!("the broker lost a message of an unknown client: {loss:?}")),
             },

@@ -292,6 +292,11 @@ impl Oracle {
         }
     }
 
+    /// The number of a client's present session, if the client has seen that it is there.
+    fn known_session(&self, actor: usize) -> Option<u32> {
+        self.clients.get(actor).filter(|client| client.known).map(|client| client.session)
+    }
+
     /// How often a publication came to a session.
     fn seen(&self, actor: usize, session: u32, id: usize) -> Seen {
         self.seen.get(&(actor, session)).and_then(|seen| seen.get(id)).copied().unwrap_or_default()

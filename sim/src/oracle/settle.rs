@@ -146,14 +146,13 @@ impl Oracle {
 
     /// What was lost did not come. A publication that its publisher repeated may do both, and so may one of a group.
     fn judge_lost_and_found(&mut self) {
-        let found = self.losses.of_sessions().find(|(actor, id)| {
+        let found = self.losses.of_certain_sessions().find(|(actor, session, id)| {
             let publication = &self.publications[id.0 as usize];
-            let session = self.clients[*actor].session;
             let mut shared = self.subscriptions.iter().filter(|sub| sub.actor == *actor && sub.is_shared());
             let once = !publication.repeated && !publication.retain && publication.will.is_none();
-            once && self.seen(*actor, session, id.0 as usize).any > 0 && shared.next().is_none()
+            once && self.seen(*actor, *session, id.0 as usize).any > 0 && shared.next().is_none()
         });
-        if let Some((actor, id)) = found {
+        if let Some((actor, _, id)) = found {
             self.accuse(format!("publication {} was lost for client {actor}, and came to it", id.0));
         }
     }
