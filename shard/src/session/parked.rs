@@ -20,6 +20,8 @@ pub struct Parked {
     pub queued: Queued,
     /// Whoever waits; nobody for a retained message that was asked for.
     pub hold: Option<HoldKey>,
+    /// When it began to wait.
+    pub since: Instant,
     /// When the subscriber has to pay; for QoS 0, when it has to have kept up.
     pub deadline: Instant,
 }

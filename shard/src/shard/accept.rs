@@ -244,7 +244,7 @@ impl Shard {
         }
         let hold = self.hold_one_more(hold);
         let deadline = now + self.settings.qos0_patience;
-        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
+        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), since: now, deadline });
         self.arm_parked(key);
     }
 
@@ -290,7 +290,7 @@ impl Shard {
     fn park(&mut self, now: Instant, key: SessionKey, queued: Queued, hold: &mut Option<HoldKey>) {
         let hold = self.hold_one_more(hold);
         let deadline = now + self.settings.full_deadline;
-        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), deadline });
+        self.sessions[key].parked.push_back(Parked { queued, hold: Some(hold), since: now, deadline });
         self.arm_parked(key);
         self.judge_reading(key);
     }
@@ -410,15 +410,17 @@ impl Shard {
         }
     }
 
-    /// Whether all that has waited for the whole deadline are publications of the client whose session is full, and it goes
-    /// on speaking: its acknowledgements lie behind others of its publications, and take as long to arrive as those. Cut, it
-    /// would come back, and send and wait for the same again.
+    /// Whether all that has waited for the whole deadline are publications of the client whose session is full: nobody else
+    /// is delayed. Its acknowledgements take as long as what lies before them on a slow link; cut, it would come back, and
+    /// send and wait for the same again. A client that acknowledges nothing is cut in the end.
     fn delays_only_itself(&self, now: Instant, key: SessionKey) -> bool {
         let session = &self.sessions[key];
-        let Some(link) = session.link() else { return false };
-        let is_own = |parked: &Parked| parked.queued.message.publisher == session.publisher;
-        let speaks = self.links[link].last_packet + self.settings.full_deadline > now;
-        speaks && session.parked.iter().take_while(|parked| parked.deadline <= now).all(is_own)
+        let is_own = |parked: &Parked| {
+            let may_wait = self.settings.full_deadline * OWN_DEADLINES;
+            parked.queued.message.publisher == session.publisher && now < parked.since + may_wait
+        };
+        let mut due = session.parked.iter().take_while(|parked| parked.deadline <= now);
+        session.link().is_some() && due.all(is_own)
     }
 
     fn make_slow_pay(&mut self, now: Instant, key: SessionKey) {
@@ -484,3 +486,6 @@ impl Shard {
 
 /// To offer a publication to one subscriber, as much work as so many nodes of the trie visited.
 pub(super) const OFFER_WORK: usize = 8;
+
+/// So many times the deadline a client may keep its own publications waiting: five minutes by default.
+const OWN_DEADLINES: u32 = 30;

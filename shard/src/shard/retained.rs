@@ -114,7 +114,7 @@ impl Shard {
             self.list_session(key);
         } else {
             let rest = if is_transient { self.settings.qos0_patience } else { self.settings.full_deadline };
-            session.parked.push_back(Parked { queued, hold: None, deadline: now + rest });
+            session.parked.push_back(Parked { queued, hold: None, since: now, deadline: now + rest });
             self.arm_parked(key);
         }
     }
