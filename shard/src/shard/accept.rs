@@ -419,7 +419,7 @@ impl Shard {
             let may_wait = self.settings.full_deadline * OWN_DEADLINES;
             parked.queued.message.publisher == session.publisher && now < parked.since + may_wait
         };
-        let mut due = session.parked.iter().take_while(|parked| parked.deadline <= now);
+        let mut due = session.parked.iter().filter(|parked| parked.deadline <= now);
         session.link().is_some() && due.all(is_own)
     }
 
@@ -432,8 +432,16 @@ impl Shard {
                 continue;
             }
             if self.delays_only_itself(now, key) {
-                let deadline = now + self.settings.full_deadline;
-                self.sessions[key].parked.renew_front(deadline);
+                let latest = now + self.settings.full_deadline;
+                let session = &mut self.sessions[key];
+                // Whoever else waits behind it waits no longer than before.
+                let others = session
+                    .parked
+                    .iter()
+                    .filter(|parked| parked.queued.message.publisher != session.publisher);
+                let deadline =
+                    others.map(|parked| parked.deadline).min().map_or(latest, |first| first.min(latest));
+                session.parked.renew_front(deadline);
                 continue;
             }
             let session = &mut self.sessions[key];
