@@ -17,6 +17,7 @@ pub mod counters;
 pub mod door;
 pub mod envelope;
 mod hash;
+mod kept;
 mod link;
 #[cfg(feature = "mutants")]
 pub mod mutants;

@@ -23,6 +23,7 @@ use quelea_mqtt::{Limits, Packet, PacketId, PacketType, QoS, ReasonCode, Sender,
 
 use crate::door::{DoorKindId, Layers};
 use crate::envelope::{LinkKey, SessionKey};
+use crate::kept;
 use crate::publication::Message;
 use crate::quic::{ConnId, StreamId};
 use crate::session::OutboundLimits;
@@ -140,7 +141,10 @@ impl AckQueue {
 
     /// The next acknowledgement that may leave.
     pub(crate) fn pop_settled(&mut self) -> Option<(PacketId, QoS, ReasonCode)> {
-        let front = self.waiting.front()?;
+        let Some(front) = self.waiting.front() else {
+            kept::give_back_grown(&mut self.waiting);
+            return None;
+        };
         let settled = (front.id, front.qos, front.outcome?);
         self.waiting.pop_front();
         self.first += 1;
@@ -165,7 +169,7 @@ impl AckQueue {
 
     /// Memory that they take.
     fn held_bytes(&self) -> usize {
-        self.waiting.capacity() * size_of::<PendingAck>()
+        kept::bytes(&self.waiting)
     }
 
     /// Acknowledgements that are still to leave.
@@ -450,7 +454,7 @@ impl Link {
             + layers
             + self.aliases_in.held_bytes()
             + self.aliases_out.held_bytes()
-            + self.deferred.capacity() * size_of::<Deferred>()
+            + kept::bytes(&self.deferred)
             + self.acks.held_bytes()
             + LINK_BYTES
     }

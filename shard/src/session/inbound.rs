@@ -8,12 +8,16 @@
 //! ```
 //! PUBREL for a free id is answered PUBCOMP 0x92 `[MQTT-4.3.3-11]`.
 
+use std::collections::VecDeque;
+
 use quelea_mqtt::PacketId;
+
+use crate::kept;
 
 /// Packet identifiers of QoS 2 publications that the client has not released yet: sorted, at most Receive Maximum.
 #[derive(Debug, Default)]
 pub struct Inbound {
-    received: Vec<Received>,
+    received: VecDeque<Received>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +86,13 @@ impl Inbound {
         self.release(id);
     }
 
+    /// The same for many at once, which one by one would move the rest for each.
+    pub(crate) fn on_all_refused(&mut self, mut ids: Vec<PacketId>) {
+        ids.sort_unstable();
+        self.received.retain(|received| ids.binary_search(&received.id).is_err());
+        kept::give_back_grown(&mut self.received);
+    }
+
     /// Whether this publication has been received and not yet released.
     pub fn contains(&self, id: PacketId) -> bool {
         self.position(id).is_ok()
@@ -99,7 +110,7 @@ impl Inbound {
 
     /// Memory that they take.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.received.capacity() * size_of::<Received>()
+        kept::bytes(&self.received)
     }
 
     fn position(&self, id: PacketId) -> Result<usize, usize> {
@@ -107,7 +118,9 @@ impl Inbound {
     }
 
     fn release(&mut self, id: PacketId) -> Option<Received> {
-        self.position(id).ok().map(|at| self.received.remove(at))
+        let released = self.position(id).ok().and_then(|at| self.received.remove(at));
+        kept::give_back_grown(&mut self.received);
+        released
     }
 }
 
@@ -129,6 +142,20 @@ mod tests {
         assert_eq!(inbound.on_publish(id(1)), PublishVerdict::New, "the id is free again");
         inbound.on_refused(id(1));
         assert!(inbound.is_empty());
+    }
+
+    #[test]
+    fn many_are_refused_at_once_and_the_others_stay() {
+        let mut inbound = Inbound::default();
+        for n in (1..=10_000).rev() {
+            assert_eq!(inbound.on_publish(id(n)), PublishVerdict::New);
+        }
+        inbound.on_all_refused((1..=10_000).filter(|n| n % 3 > 0).map(id).rev().collect());
+        assert_eq!(inbound.len(), 3_333);
+        assert!((1..=10_000).all(|n| inbound.contains(id(n)) == (n % 3 == 0)));
+        assert!(inbound.held_bytes() > 10_000);
+        inbound.on_all_refused((1..=10_000).map(id).collect());
+        assert_eq!(inbound.held_bytes(), 0, "an empty table that had grown holds nothing");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::time::Instant;
 use quelea_mqtt::{PacketId, QoS};
 
 use crate::envelope::{GroupTag, SubscriptionIdList};
+use crate::kept;
 use crate::publication::{Budget, Charge, Message};
 
 /// A message on its way to one client.
@@ -134,22 +135,18 @@ impl Outbound {
 
     /// Memory of the tables, messages not included: as it is allocated, so that it changes rarely.
     fn held_bytes(&self) -> usize {
-        (self.queue.capacity() + self.transient.capacity()) * size_of::<(u64, Queued)>()
-            + self.inflight.capacity() * size_of::<Inflight>()
-            + self.ids_bytes
+        kept::bytes(&self.queue) + kept::bytes(&self.transient) + kept::bytes(&self.inflight) + self.ids_bytes
     }
 
     /// After every change: charges what is held now. Tables that have grown and are empty are given back.
     fn recharge(&mut self) {
-        for table in [&mut self.queue, &mut self.transient] {
-            if table.is_empty() && table.capacity() > KEPT_ENTRIES_MAX {
-                *table = VecDeque::new();
-            }
+        let mut held = self.held_bytes();
+        if held > kept::KEPT_BYTES_MAX {
+            kept::give_back_grown(&mut self.queue);
+            kept::give_back_grown(&mut self.transient);
+            kept::give_back_grown(&mut self.inflight);
+            held = self.held_bytes();
         }
-        if self.inflight.is_empty() && self.inflight.capacity() > KEPT_ENTRIES_MAX {
-            self.inflight = VecDeque::new();
-        }
-        let held = self.held_bytes();
         if let Some(charge) = &mut self.charge
             && charge.bytes() != held
         {
@@ -493,9 +490,6 @@ impl Outbound {
 /// Deliveries that a client may leave unfinished, over all its connections: beyond this nothing new is sent to it. Far
 /// above any Receive Maximum that we honour, far below the number of packet identifiers.
 const INFLIGHT_ENTRIES_MAX: usize = 1_024;
-
-/// Tables of more entries are given back when they are empty.
-const KEPT_ENTRIES_MAX: usize = 256;
 
 /// What an entry counts against the queue's limit in bytes: the message, and identifiers that take memory of their own.
 /// All of them have to be sent `[MQTT-3.3.4-3]`, so thousands in one delivery are the session's to pay.

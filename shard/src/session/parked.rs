@@ -9,6 +9,7 @@ use std::time::Instant;
 use quelea_mqtt::QoS;
 
 use crate::envelope::HoldKey;
+use crate::kept;
 use crate::publication::{Budget, Charge};
 
 use super::outbound::{Queued, ids_bytes};
@@ -103,14 +104,12 @@ impl ParkedQueue {
     }
 
     fn held_bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Parked>() + self.ids_bytes
+        kept::bytes(&self.entries) + self.ids_bytes
     }
 
     /// After every change: charges what is held now. A queue that has grown and is empty is given back.
     fn recharge(&mut self) {
-        if self.entries.is_empty() && self.entries.capacity() > KEPT_ENTRIES_MAX {
-            self.entries = VecDeque::new();
-        }
+        kept::give_back_grown(&mut self.entries);
         let held = self.held_bytes();
         if let Some(charge) = &mut self.charge
             && charge.bytes() != held
@@ -119,6 +118,3 @@ impl ParkedQueue {
         }
     }
 }
-
-/// A queue of more entries is given back when it is empty.
-const KEPT_ENTRIES_MAX: usize = 16;

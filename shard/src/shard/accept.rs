@@ -479,7 +479,7 @@ impl Shard {
         let session = &mut self.sessions[key];
         if !session.listed {
             session.listed = true;
-            self.ready_sessions.push(key);
+            self.ready_sessions.push_back(key);
         }
     }
 

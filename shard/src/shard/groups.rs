@@ -14,6 +14,7 @@ use quelea_mqtt::{QoS, SubscribeFilter};
 use quelea_router::{Seq, ShardId, ShareGroup};
 
 use crate::envelope::{Control, GroupKey, GroupTag, HoldKey, Member, SessionKey};
+use crate::kept;
 use crate::publication::Message;
 use crate::session::{GroupPlace, LEND_MAX, Queued, Session, Subscription};
 use crate::witness::{Subject, Why};
@@ -26,10 +27,8 @@ use super::{Group, Shard, Subscriber, accept};
 impl Group {
     /// After every change: charges what is held now. A queue that has grown and is empty is given back.
     pub(super) fn recharge(&mut self) {
-        if self.parked.is_empty() && self.parked.capacity() > PARKED_KEPT_MAX {
-            self.parked = VecDeque::new();
-        }
-        let parked = self.parked.capacity() * size_of::<(Message, HoldKey, Instant)>();
+        kept::give_back_grown(&mut self.parked);
+        let parked = kept::bytes(&self.parked);
         let held = GROUP_BYTES + 2 * self.filter.len() + self.members.held_bytes() + parked;
         if self.charge.bytes() != held {
             self.charge.recharge(held);
@@ -362,6 +361,3 @@ impl Shard {
 
 /// A group beside its tables: itself, its entries in the routing and among the filters of groups.
 const GROUP_BYTES: usize = size_of::<Group>() + 256;
-
-/// A queue of more parked publications is given back when it is empty.
-const PARKED_KEPT_MAX: usize = 16;

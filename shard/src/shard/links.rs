@@ -378,15 +378,18 @@ impl Shard {
         let link = &mut self.links[key];
         let Some(session) = link.session() else { return };
         self.crossing_links -= usize::from(!link.deferred.is_empty());
+        let mut refused = Vec::new();
         for deferred in core::mem::take(&mut link.deferred) {
             let Some(number) = deferred.ack else {
                 self.counters.dropped_qos0_deferred += 1;
                 self.tell_loss(Subject::Everybody, Why::Qos0Deferred, &deferred.message);
                 continue;
             };
-            if let Some(id) = self.links[key].acks.id_of(number) {
-                self.sessions[session].inbound.on_refused(id);
-            }
+            refused.extend(self.links[key].acks.id_of(number));
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.inbound.on_all_refused(refused);
+            session.recharge();
         }
     }
 

@@ -288,7 +288,8 @@ pub struct Shard {
     /// Shards whose last reply was more than a turn's work.
     pub(crate) replies_left: usize,
     pub(crate) loopback: VecDeque<Control>,
-    pub(crate) loopback_charged_bytes: usize,
+    /// What that and the tickets are charged with.
+    pub(crate) own_charged_bytes: usize,
     pub(crate) tickets: Tickets,
     /// Publications that were settled while another one was: at most one for each ticket.
     pub(crate) settled: VecDeque<publish::Settled>,
@@ -312,7 +313,8 @@ pub struct Shard {
     pub(crate) departed: VecDeque<work::Departed>,
 
     // Work queued for `settle` and `poll_*`.
-    pub(crate) ready_sessions: Vec<SessionKey>,
+    /// Sessions with something to send, the one that was listed first in front.
+    pub(crate) ready_sessions: VecDeque<SessionKey>,
     pub(crate) ready_groups: Vec<GroupKey>,
     /// Sessions that end when this turn is settled, because their offline queue was full.
     pub(crate) doomed_sessions: Vec<SessionKey>,
@@ -377,7 +379,7 @@ impl Shard {
             peers,
             replies_left: 0,
             loopback: VecDeque::new(),
-            loopback_charged_bytes: 0,
+            own_charged_bytes: 0,
             tickets: Tickets::default(),
             settled: VecDeque::new(),
             is_settling: false,
@@ -391,7 +393,7 @@ impl Shard {
             yielded_links: VecDeque::new(),
             pulls: VecDeque::new(),
             departed: VecDeque::new(),
-            ready_sessions: Vec::new(),
+            ready_sessions: VecDeque::new(),
             ready_groups: Vec::new(),
             doomed_sessions: Vec::new(),
             dirty_links: Vec::new(),

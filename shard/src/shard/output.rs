@@ -11,26 +11,32 @@ use crate::publication::Publication;
 use crate::session::{Discard, OutboundSink, Queued};
 use crate::witness::Why;
 
+use super::work::PACKET_WORK;
 use super::{DoorAction, Shard};
 
 impl Shard {
-    /// Lets every listed session send.
+    /// Lets the listed sessions send, the one that was listed first before the others. What is beyond the turn's work stays
+    /// listed: its datagrams and writes would keep all other clients waiting.
     pub(super) fn pump_sessions(&mut self, now: Instant) {
-        let mut listed = core::mem::take(&mut self.ready_sessions);
-        for key in listed.drain(..) {
-            if let Some(session) = self.sessions.get_mut(key) {
-                session.listed = false;
-                self.pump_session(now, key);
-                self.unpark(now, key);
-                self.advance_replay(key);
-                self.lend(key);
-                self.judge_reading(key);
-                if self.draining.is_some() {
-                    self.part_if_served(now, key);
-                }
+        let until = self.work + PUMP_WORK;
+        for _ in 0..self.ready_sessions.len() {
+            if self.work >= until {
+                return;
             }
+            let Some(key) = self.ready_sessions.pop_front() else { return };
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            session.listed = false;
+            let sent = self.counters.packets_sent;
+            self.pump_session(now, key);
+            self.unpark(now, key);
+            self.advance_replay(key);
+            self.lend(key);
+            self.judge_reading(key);
+            if self.draining.is_some() {
+                self.part_if_served(now, key);
+            }
+            self.work += SESSION_WORK + PACKET_WORK * (self.counters.packets_sent - sent);
         }
-        keep_memory(&mut self.ready_sessions, listed);
     }
 
     /// Sends what a session may send, as far as its connection has room.
@@ -136,6 +142,12 @@ impl Shard {
         }
     }
 }
+
+/// Sessions that send in one turn: some thousand packets.
+const PUMP_WORK: u64 = 32_768;
+
+/// A session looked at.
+const SESSION_WORK: u64 = 8;
 
 /// Gives a list that was taken to be worked off its memory back; what was listed meanwhile stays.
 pub(super) fn keep_memory<T>(list: &mut Vec<T>, mut worked_off: Vec<T>) {

@@ -247,7 +247,11 @@ impl Shard {
             // Released before our PUBREC: not what a client may do `[MQTT-4.3.3-4]`.
             return Err(ReasonCode::PROTOCOL_ERROR);
         }
-        let released = self.sessions[session].inbound.on_pubrel(ack.packet_id);
+        let session = &mut self.sessions[session];
+        let released = session.inbound.on_pubrel(ack.packet_id);
+        if session.inbound.is_empty() {
+            session.recharge();
+        }
         let reason = match released {
             Released::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
             Released::Earlier | Released::Counted => ReasonCode::SUCCESS,

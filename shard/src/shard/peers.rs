@@ -6,11 +6,11 @@
 
 use std::collections::VecDeque;
 use std::time::Instant;
-use std::vec::IntoIter;
 
 use quelea_router::{Doorbells, ShardId};
 
 use crate::envelope::{Accepted, Control, Deliver, Forward, Reply};
+use crate::kept;
 
 use super::work::FILTER_WORK;
 use super::{Pull, Shard};
@@ -25,7 +25,7 @@ pub(crate) struct Peer {
     control_out: VecDeque<Control>,
     reply: Reply,
     /// Acceptances that have come and wait for their turn.
-    accepted_in: IntoIter<Accepted>,
+    accepted_in: VecDeque<Accepted>,
     /// The last of our announcements that it has applied.
     pub(crate) interest_acked: u64,
     /// What its queues are charged with, messages not counted.
@@ -41,18 +41,19 @@ impl Peer {
             forward_credit,
             control_out: VecDeque::new(),
             reply: Reply::default(),
-            accepted_in: IntoIter::default(),
+            accepted_in: VecDeque::new(),
             interest_acked: 0,
             charged_bytes: 0,
         }
     }
 
-    /// Whether anything stays here for want of credit or of a slot.
+    /// Whether anything stays here for want of credit, of a slot or of a turn.
     fn has_waiting(&self) -> bool {
         !self.deliver_out.is_empty()
             || !self.forward_out.is_empty()
             || !self.control_out.is_empty()
             || !self.reply.accepted.is_empty()
+            || self.has_replies()
     }
 
     /// Memory of the queues, as it is allocated. One that has grown and is empty is given back; one that is small stays, and
@@ -61,6 +62,7 @@ impl Peer {
         held_by(&mut self.deliver_out)
             + held_by(&mut self.forward_out)
             + held_by(&mut self.control_out)
+            + held_by(&mut self.accepted_in)
             + self.reply.accepted.capacity() * size_of::<Accepted>()
     }
 
@@ -71,7 +73,7 @@ impl Peer {
 
     /// Whether acceptances have come that wait for their turn.
     fn has_replies(&self) -> bool {
-        self.accepted_in.len() > 0
+        !self.accepted_in.is_empty()
     }
 
     /// Control messages that wait for a slot.
@@ -171,17 +173,17 @@ impl Shard {
                 peer.interest_acked = seq;
                 self.barriers_passed(now);
             }
-            self.take_accepted(now, from, until, reply.accepted.into_iter());
+            self.take_accepted(now, from, until, VecDeque::from(reply.accepted));
         }
         any
     }
 
     /// Takes the acceptances of one reply, one at least, and keeps what is beyond the turn's work.
-    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64, mut reply: IntoIter<Accepted>) {
-        while let Some(accepted) = reply.next() {
+    fn take_accepted(&mut self, now: Instant, from: ShardId, until: u64, mut reply: VecDeque<Accepted>) {
+        while let Some(accepted) = reply.pop_front() {
             self.work += REPLY_WORK;
             self.ticket_accepted(now, accepted.ticket, accepted.reason);
-            if self.work >= until && reply.len() > 0 {
+            if self.work >= until && !reply.is_empty() {
                 self.replies_left += 1;
                 self.peers[from.index()].accepted_in = reply;
                 return;
@@ -239,18 +241,18 @@ impl Shard {
             }
             self.recharge_peer(to);
         }
-        self.recharge_loopback();
+        self.recharge_own();
         (self.mailbox.take_doorbells(), stuck)
     }
 
-    /// What waits for this shard's own turn is there because of clients, whichever they are.
-    fn recharge_loopback(&mut self) {
-        if self.loopback.is_empty() && self.loopback_charged_bytes == 0 {
+    /// What waits for this shard's own turn, or for others' acceptance, is there because of clients, whichever they are.
+    fn recharge_own(&mut self) {
+        if self.loopback.is_empty() && self.tickets.is_empty() && self.own_charged_bytes == 0 {
             return;
         }
-        let held = held_by(&mut self.loopback);
-        if held != self.loopback_charged_bytes {
-            self.budget.recharge(core::mem::replace(&mut self.loopback_charged_bytes, held), held);
+        let held = held_by(&mut self.loopback) + self.tickets.held_bytes();
+        if held != self.own_charged_bytes {
+            self.budget.recharge(core::mem::replace(&mut self.own_charged_bytes, held), held);
         }
     }
 
@@ -384,17 +386,9 @@ impl Shard {
 const LANE_WORK: u64 = 16_384;
 
 fn held_by<T>(queue: &mut VecDeque<T>) -> usize {
-    if !queue.is_empty() {
-        return queue.capacity() * size_of::<T>();
-    }
-    if queue.capacity() > KEPT_ENTRIES_MAX {
-        *queue = VecDeque::new();
-    }
-    0
+    kept::give_back_grown(queue);
+    if queue.is_empty() { 0 } else { kept::bytes(queue) }
 }
-
-/// A queue of more entries is given back when it is empty.
-const KEPT_ENTRIES_MAX: usize = 256;
 
 /// An acceptance, or a reply beside those in it.
 const REPLY_WORK: u64 = 4;

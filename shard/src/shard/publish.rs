@@ -10,13 +10,13 @@
 //! waits at the crossing until the other road is empty, so its own order holds as well. A client that comes back while
 //! publications of its former connection are on the road waits behind them in the same way.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use quelea_mqtt::{PacketId, QoS, ReasonCode};
 use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, SessionKey, TicketKey};
+use crate::kept;
 use crate::link::{Deferred, Link, LinkState, Road};
 #[cfg(feature = "mutants")]
 use crate::mutants::Mutant;
@@ -294,11 +294,8 @@ impl Shard {
     fn publish_deferred_of(&mut self, now: Instant, key: LinkKey) -> Option<LinkKey> {
         let was_held = self.links.get(key).is_some_and(Link::is_held);
         self.publish_until_crossing(now, key);
-        let link = self.links.get_mut(key)?;
-        if link.deferred.is_empty() && link.deferred.capacity() > DEFERRED_KEPT_MAX {
-            link.deferred = VecDeque::new();
-            self.recharge_link(key);
-        }
+        kept::give_back_grown(&mut self.links.get_mut(key)?.deferred);
+        self.recharge_link(key);
         let link = self.links.get_mut(key)?;
         let mut next = None;
         if !link.has_unsettled()
@@ -363,9 +360,6 @@ impl Shard {
         }
     }
 }
-
-/// A queue of more deferred publications is given back when it is empty.
-const DEFERRED_KEPT_MAX: usize = 64;
 
 /// Whether a publication is dropped where another shard has no credit. A connection's wait there: it is read only as far
 /// as they are accepted. Wills have nobody who could be held back.

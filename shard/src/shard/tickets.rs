@@ -70,6 +70,11 @@ impl Tickets {
         self.open.len()
     }
 
+    /// Memory that they take, as it is allocated; what is left when all are closed is small, and nobody's.
+    pub(super) fn held_bytes(&self) -> usize {
+        if self.is_empty() { 0 } else { self.open.bytes() }
+    }
+
     /// Whether any is open.
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!  packets 65,536, of one connection 8,192 at a time   lanes 16,384 each, replies too   timers 16,384
-//!  pulls 16,384   filters of ended sessions 16,384     connections that had their share 65,536
+//!  sessions that send 32,768   pulls 16,384   filters of ended sessions 16,384     connections that had their share 65,536
 //!  connections that a draining shard parts from 16,384
 //! ```
 

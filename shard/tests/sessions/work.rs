@@ -335,3 +335,40 @@ fn what_waited_for_the_other_road_goes_a_few_in_every_turn_and_in_order() {
     assert_eq!(bed.take(greedy), payloads);
     assert_eq!(bed.take(publisher).len(), usize::from(COUNT) + 1);
 }
+
+#[test]
+fn sessions_with_something_to_send_do_so_a_few_in_every_turn_and_in_order() {
+    const COUNT: usize = 5_000;
+    let mut bed = Bed::new(1);
+    let subscribers: Vec<_> = (0..COUNT)
+        .map(|n| {
+            let client = bed.client(0, &format!("s{n}"));
+            bed.sub(client, 1, "t", QoS::AtLeastOnce);
+            bed.take_bytes(client);
+            client
+        })
+        .collect();
+    let publisher = bed.client(0, "p");
+    let other = bed.client(0, "other");
+    for n in 1..=2 {
+        let packet = encoded(&bed, publisher, &publication("t", &n.to_string(), QoS::AtLeastOnce, n));
+        hand_in(&mut bed, publisher, &packet);
+    }
+    let before = bed.counter("publishes_sent");
+    bed.turn(0);
+    let sent = bed.counter("publishes_sent") - before;
+    assert!((1_000..4_000).contains(&sent), "{sent} in one turn");
+    assert!(bed.shards[0].has_unfinished());
+    // What comes while the others wait for their turn goes behind what they wait for, and nobody else waits for them.
+    let packet = encoded(&bed, publisher, &publication("t", "3", QoS::AtLeastOnce, 3));
+    hand_in(&mut bed, publisher, &packet);
+    hand_in(&mut bed, other, &[0xc0, 0]);
+    bed.turn(0);
+    assert_eq!(bed.take(other), ["PINGRESP"]);
+    bed.run();
+    assert_eq!(bed.take(publisher), ["PUBACK 1 0x00", "PUBACK 2 0x00", "PUBACK 3 0x00"]);
+    for client in subscribers {
+        let said = bed.take(client);
+        assert_eq!(said, ["PUBLISH t q1 id1 '1'", "PUBLISH t q1 id2 '2'", "PUBLISH t q1 id3 '3'"]);
+    }
+}
