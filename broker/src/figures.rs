@@ -99,6 +99,8 @@ columns! { QUIC, quic_values, QuicCounters {
     connected: "quic_connected", "Connections established";
     closed: "quic_closed", "Connections ended after they were established";
     peers_moved: "quic_peers_moved", "Clients that moved to another address and proved it";
+    packets_lost: "quic_packets_lost", "Packets found lost, of connections that have ended";
+    mtu_black_holes: "quic_mtu_black_holes", "Times that a path's MTU was taken back, of connections that have ended";
 }}
 
 columns! { RING, ring_values, RingCounters {

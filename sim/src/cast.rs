@@ -78,6 +78,7 @@ impl World {
         let also = [
             (weather.rebind_us.is_some(), "addresses change"),
             (weather.blackhole_us.is_some(), "blackholes"),
+            (weather.paths.is_some(), "other paths"),
             (weather.stranger_us.is_some(), "strangers"),
             (weather.bytes_per_ms.is_some(), "slow accesses"),
         ];

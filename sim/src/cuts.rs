@@ -36,6 +36,8 @@ parts! {
     Quic = "quic",
     #[doc = "What happens to datagrams: loss, copies, changed bits, blackholes, addresses that change, strays."]
     Weather = "weather",
+    #[doc = "Paths that change under their connections."]
+    Paths = "paths",
     #[doc = "Strangers: who sends datagrams and is no client."]
     Strangers = "strangers",
     #[doc = "Layered doors: every byte stream is a plain one."]
@@ -111,6 +113,11 @@ impl Part {
                     quic.weather = Weather { stranger_us, bleach_percent: 0, ..quic.weather.clone() };
                 }
             }
+            Self::Paths => {
+                if let Some(quic) = &mut plan.quic {
+                    quic.weather.paths = None;
+                }
+            }
             Self::Strangers => {
                 if let Some(quic) = &mut plan.quic {
                     quic.weather.stranger_us = None;
@@ -184,7 +191,7 @@ impl Amount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cuts {
     /// One bit for each of `Part::ALL`.
-    without: u32,
+    without: u64,
     /// By `Amount::ALL`.
     at_most: [Option<u32>; 3],
 }

@@ -41,6 +41,8 @@ pub(crate) enum Event {
     LineLeft { line: LineId },
     /// The address of a QUIC connection changes.
     Rebind { line: LineId },
+    /// A QUIC connection is led over another path.
+    Reroute { line: LineId },
     /// A QUIC connection is cut off for a while.
     Blackhole { line: LineId },
     /// Somebody who is no client sends something.

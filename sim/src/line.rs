@@ -61,6 +61,8 @@ pub(crate) struct Line {
     pub(crate) patience: Option<u32>,
     /// Its network clears the ECN bits.
     pub(crate) bleached: bool,
+    /// Longer datagrams of it vanish.
+    pub(crate) path_bytes: usize,
     pub(crate) up: Access,
     pub(crate) down: Access,
 }
@@ -95,6 +97,7 @@ impl Line {
             armed: None,
             patience: None,
             bleached: false,
+            path_bytes: 0,
             up: access,
             down: access,
         }

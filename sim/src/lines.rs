@@ -34,6 +34,7 @@ impl World {
         let aim = self.random.u64(..);
         let plan = self.plan.quic.as_ref().expect("QUIC is played");
         let (settings, bleach) = (plan.client.clone(), plan.weather.bleach_percent);
+        let path_bytes = plan.weather.path_bytes;
         let network = self.network.as_ref().expect("QUIC is played");
         let mut endpoint = Endpoint::new(&settings, seed);
         endpoint.set_initial_cids(network.handshakes.aimed_at(shard, aim));
@@ -43,6 +44,7 @@ impl World {
         let mut line = Line::new(self.now, actor, endpoint, conn);
         line.address = self.new_address(prefix);
         line.bleached = self.percent(bleach);
+        line.path_bytes = path_bytes;
         self.network().addresses.insert(line.address, id);
         self.lines.push(line);
         self.touch_line(id);
@@ -323,6 +325,21 @@ impl World {
             let at = self.now + self.micros(pause);
             self.events.push(at, Event::Blackhole { line: id });
         }
+        if let Some(paths) = weather.paths {
+            let at = self.now + self.micros(paths.change_us);
+            self.events.push(at, Event::Reroute { line: id });
+        }
+    }
+
+    /// The network leads a connection over another path, which carries shorter or longer datagrams. Neither side is told.
+    pub(crate) fn reroute(&mut self, id: LineId) {
+        let paths = self.plan.quic.as_ref().and_then(|plan| plan.weather.paths.clone());
+        let Some(paths) = paths.filter(|_| self.lines[id.0].endpoint.is_some()) else { return };
+        let path_bytes = self.random.usize(paths.bytes);
+        self.lines[id.0].path_bytes = path_bytes;
+        self.tell(|| format!("the path of QUIC connection {} carries {path_bytes} bytes now", id.0));
+        let at = self.now + self.micros(paths.change_us);
+        self.events.push(at, Event::Reroute { line: id });
     }
 
     /// A connection's address changes: another port of the same host, or another host. Some clients know.

@@ -87,9 +87,11 @@ impl World {
         self.trace.bytes(at, kind, place, &flying.bytes);
         let weather = self.plan.quic.as_ref().expect("QUIC is played").weather.clone();
         let mut queued = Duration::ZERO;
+        let mut path_bytes = weather.path_bytes;
         if let Some(id) = line {
             let now = self.now;
             let line = &mut self.lines[id.0];
+            path_bytes = line.path_bytes;
             if line.bleached {
                 flying.ecn = flying.ecn.map(|_| 0);
             }
@@ -107,7 +109,7 @@ impl World {
                 }
             }
         }
-        if flying.bytes.len() > weather.path_bytes || self.percent(weather.loss_percent) {
+        if flying.bytes.len() > path_bytes || self.percent(weather.loss_percent) {
             return;
         }
         let delay = queued + self.micros(weather.delay_us.clone());

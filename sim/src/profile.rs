@@ -37,6 +37,8 @@ pub enum Profile {
     Quic,
     /// Clients over QUIC whose addresses change.
     Rebinding,
+    /// Clients over QUIC whose paths carry shorter or longer datagrams from one moment to the next.
+    Paths,
     /// Strangers and storms of connects, with limits that are reached.
     Handshakes,
     /// All of it.
@@ -53,7 +55,7 @@ pub enum Profile {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -65,6 +67,7 @@ impl Profile {
         Self::Streams,
         Self::Quic,
         Self::Rebinding,
+        Self::Paths,
         Self::Handshakes,
         Self::Mixed,
         Self::Doors,
@@ -87,6 +90,7 @@ impl Profile {
             Self::Streams => "streams",
             Self::Quic => "quic",
             Self::Rebinding => "rebinding",
+            Self::Paths => "paths",
             Self::Handshakes => "handshakes",
             Self::Mixed => "mixed",
             Self::Doors => "doors",
@@ -194,6 +198,7 @@ impl Plan {
             Profile::Streams | Profile::Mixed => plan.all_of_it(random),
             Profile::Quic => plan.quic(random),
             Profile::Rebinding => plan.rebinding(random),
+            Profile::Paths => plan.paths(random),
             Profile::Handshakes => plan.handshakes(random),
             Profile::Doors => plan.doors(random),
             Profile::Filters => plan.filters(random),
@@ -385,6 +390,14 @@ impl Plan {
         self.habits.qos_weights = [1, 6, 6];
         self.habits.large_percent = random.u32(0..20);
         self.habits.burst = random.usize(1..6);
+    }
+
+    fn paths(&mut self, random: &mut fastrand::Rng) {
+        self.habits.persistent_percent = random.u32(20..90);
+        self.habits.crash = random.u32(0..3);
+        self.habits.large_percent = random.u32(20..80);
+        self.habits.burst = random.usize(2..10);
+        self.habits.stall = random.u32(0..3);
     }
 
     fn handshakes(&mut self, random: &mut fastrand::Rng) {

@@ -475,6 +475,7 @@ impl World {
                 ("quic_handshakes_failed", c.handshakes_failed + c.handshakes_expired + c.initials_expired),
                 ("quic_connected", c.connected),
                 ("quic_peers_moved", c.peers_moved),
+                ("quic_mtu_black_holes", c.mtu_black_holes),
             ]);
         }
         books

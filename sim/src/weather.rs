@@ -32,8 +32,10 @@ pub(crate) struct Weather {
     pub(crate) loss_percent: u32,
     pub(crate) duplicate_percent: u32,
     pub(crate) corrupt_percent: u32,
-    /// Longer datagrams vanish.
+    /// Longer datagrams vanish. A connection's path begins with this.
     pub(crate) path_bytes: usize,
+    /// The paths that a connection may be led over, if they change.
+    pub(crate) paths: Option<Paths>,
     /// Bytes per millisecond and direction of one client's access, if it is slow.
     pub(crate) bytes_per_ms: Option<u64>,
     /// Percent of clients whose network clears the ECN bits.
@@ -50,6 +52,15 @@ pub(crate) struct Weather {
     pub(crate) stranger_us: Option<Range<u64>>,
 }
 
+/// Paths with another MTU each, without a word to either side.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// Between two changes of a connection's path.
+    pub(crate) change_us: Range<u64>,
+    /// The longest datagram that a path carries.
+    pub(crate) bytes: Range<usize>,
+}
+
 impl QuicPlan {
     /// Draws it for the profiles that play QUIC.
     pub(crate) fn draw(profile: Profile, random: &mut fastrand::Rng) -> Option<Self> {
@@ -62,8 +73,14 @@ impl QuicPlan {
                 plan.weather.blackhole_us = None;
             }
             Profile::Handshakes => plan.handshakes(random),
+            Profile::Paths => plan.paths(random),
             Profile::Mixed => plan.percent = 50,
-            Profile::Wide => plan.percent = 30,
+            Profile::Wide => {
+                plan.percent = 30;
+                // By numbers of its own, so that what is drawn after it does not depend on it.
+                let mut own = random.clone().fork();
+                plan.weather.paths = (own.u8(0..4) == 0).then(|| Paths::draw(&mut own));
+            }
             _ => return None,
         }
         Some(plan)
@@ -104,6 +121,20 @@ impl QuicPlan {
         }
     }
 
+    /// Paths that change while there is much to send.
+    fn paths(&mut self, random: &mut fastrand::Rng) {
+        let mtu_max = [1_452, 4_000][random.usize(0..2)];
+        self.settings.mtu_max = mtu_max;
+        self.client.mtu_max = mtu_max;
+        self.settings.send_window = 1 << random.u32(14..17);
+        self.client.send_window = 1 << random.u32(14..17);
+        self.weather.path_bytes = usize::from(mtu_max);
+        self.weather.loss_percent = random.u32(0..5);
+        self.weather.corrupt_percent = 0;
+        self.weather.blackhole_us = None;
+        self.weather.paths = Some(Paths::draw(random));
+    }
+
     /// Strangers, storms of connects, and limits that are reached.
     fn handshakes(&mut self, random: &mut fastrand::Rng) {
         self.settings.handshakes_in_flight_retry = random.usize(0..4);
@@ -120,6 +151,13 @@ impl QuicPlan {
     }
 }
 
+impl Paths {
+    fn draw(random: &mut fastrand::Rng) -> Self {
+        let widest = [1_300, 1_500, 4_100][random.usize(0..3)];
+        Self { change_us: 50_000..random.u64(200_000..3_000_000), bytes: 1_200..widest }
+    }
+}
+
 impl Weather {
     fn draw(random: &mut fastrand::Rng) -> Self {
         let near = random.bool();
@@ -133,6 +171,7 @@ impl Weather {
             duplicate_percent: sometimes(random, 1..10),
             corrupt_percent: sometimes(random, 1..10),
             path_bytes: random.usize(1_200..1_500),
+            paths: None,
             bytes_per_ms: (random.u8(0..4) == 0).then(|| random.u64(20..2_000)),
             bleach_percent: 30,
             stray_percent: sometimes(random, 1..20),
@@ -155,6 +194,8 @@ impl Weather {
             rebind_us: None,
             blackhole_us: None,
             stranger_us: None,
+            // A connection keeps the path that it has.
+            paths: None,
             ..self.clone()
         };
     }

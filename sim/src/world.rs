@@ -154,6 +154,7 @@ impl World {
             Event::Line { line } => self.line_turn(line),
             Event::LineLeft { line } => self.close_line(line),
             Event::Rebind { line } => self.rebind(line),
+            Event::Reroute { line } => self.reroute(line),
             Event::Blackhole { line } => self.blackhole(line),
             Event::Stranger => self.stranger(),
             Event::Mishap { pipe } => self.mishap(pipe),

@@ -57,4 +57,9 @@ pub struct QuicCounters {
     pub closed: u64,
     /// Peers that moved to another address and proved it.
     pub peers_moved: u64,
+    /// Packets found lost (RFC 9002 §6.1), of connections that have ended.
+    pub packets_lost: u64,
+    /// Times that large packets alone were lost and the path's MTU was taken back (RFC 8899 §4.3), of connections that
+    /// have ended.
+    pub mtu_black_holes: u64,
 }

@@ -123,8 +123,11 @@ impl Quic {
                 Step::Lost(why) => {
                     entry.stage = Stage::Lingering;
                     let guest = entry.guest;
+                    let path = entry.connection.stats().path;
                     self.admission.on_closed(guest);
                     self.counters.closed += 1;
+                    self.counters.packets_lost += path.lost_packets;
+                    self.counters.mtu_black_holes += path.black_holes_detected;
                     self.established -= 1;
                     return Some(QuicEvent::Closed { conn, why });
                 }
