@@ -1,54 +1,21 @@
 //! In steady state a QoS 0 publication asks the allocator for nothing, from the bytes that came to the bytes that go.
-#![allow(unsafe_code, dead_code)]
+#![allow(dead_code)]
 
+mod heap;
 #[path = "../examples/instructions/house.rs"]
 mod house;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use quelea_mqtt::{QoS, Version};
 
 use house::{House, publication};
 
-/// Counts the calling thread's allocations; the memory itself is the system allocator's.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: every call is passed on to the system allocator unchanged; counting touches a thread-local number
-// that needs no allocation and no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller's promises are the system allocator's conditions.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: as above.
-        unsafe { System.realloc(pointer, layout, bytes) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
 /// Allocations of a hundred rounds, after a hundred in which buffers and tables have got their size.
 fn allocations(mut round: impl FnMut()) -> u64 {
     (0..100).for_each(|_| round());
-    let before = ALLOCATIONS.get();
+    let before = heap::calls();
     assert!(before > 0, "the counter counts");
     (0..100).for_each(|_| round());
-    ALLOCATIONS.get() - before
+    heap::calls() - before
 }
 
 #[test]

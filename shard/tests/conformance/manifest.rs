@@ -14,6 +14,9 @@ use super::sources::{self, Sources};
 /// Versions of MQTT, and how many normative statements each has.
 const STANDARDS: [(&str, usize); 2] = [("5.0", 251), ("3.1.1", 141)];
 
+/// Cases that are known to be hard: each has its test, and none is lost from the list unnoticed.
+const HARD_CASES: usize = 31;
+
 /// This target, as the manifest names it.
 const OWN_TARGET: &str = "quelea-shard::sessions::";
 
@@ -169,7 +172,7 @@ fn the_harness_knows_the_same_tests() {
 fn the_cases_known_to_be_hard_have_their_tests() {
     let table: toml::Table = read("hard-cases.toml").parse().expect("TOML");
     let sources = sources::read();
-    assert!(table.len() >= 20);
+    assert_eq!(table.len(), HARD_CASES);
     for (test, case) in &table {
         let test = format!("{OWN_TARGET}conformance::{test}");
         assert!(case.as_str().is_some_and(|case| !case.is_empty()), "{test}: what is the case?");

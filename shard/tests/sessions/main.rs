@@ -7,6 +7,8 @@ mod chains;
 #[path = "../conformance/mod.rs"]
 mod conformance;
 mod connect;
+#[path = "../heap/mod.rs"]
+mod heap;
 mod memory;
 mod publish;
 mod resume;
