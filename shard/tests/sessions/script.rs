@@ -15,7 +15,8 @@
 //!   14      n seconds pass               15  n² minutes pass
 //! ```
 //!
-//! The fuzz target in `shard/fuzz` plays what its fuzzer finds; the test here plays what chance finds.
+//! The fuzz target in `shard/fuzz` plays what its fuzzer finds; the tests here play what chance finds, and the seeds that
+//! the fuzzer begins with.
 
 use std::time::Duration;
 
@@ -349,5 +350,20 @@ mod tests {
             let outcome = std::panic::catch_unwind(|| super::play(&input));
             assert!(outcome.is_ok(), "seed {seed}: {input:02x?}");
         }
+    }
+
+    #[test]
+    fn every_seed_of_the_fuzzer_is_played() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/session");
+        let mut played = 0;
+        for entry in std::fs::read_dir(folder).expect("the seeds") {
+            let path = entry.expect("a folder that can be read").path();
+            let input = std::fs::read(&path).expect("a seed");
+            // A failure names its seed.
+            let outcome = std::panic::catch_unwind(|| super::play(&input));
+            assert!(outcome.is_ok(), "{}: {input:02x?}", path.display());
+            played += 1;
+        }
+        assert!(played > 0, "{folder} is empty");
     }
 }
