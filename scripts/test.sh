@@ -32,9 +32,12 @@ if [ "$what" != interop ]; then
     step "packages" cargo fetch --locked --quiet
     step "formatting" cargo fmt --all --check
     step "lints" cargo clippy --locked --all-targets -- --deny warnings
+    # Deliberate faults are in no other build: the simulator must find each.
+    step "lints of the deliberate faults" cargo clippy --locked --package quelea-sim --features mutants --all-targets -- --deny warnings
     # The client's tests start mosquitto; set up here what the interoperability suite needs as well.
     step "what the tests need" scripts/setup-tests.sh
     step "Rust tests" cargo test --locked
+    step "deliberate faults" cargo test --locked --package quelea-sim --features mutants --test mutants
     step "simulator" simulate
     step "instructions per message" scripts/instructions.sh
 fi

@@ -40,11 +40,15 @@ pub enum Mutant {
     ClosingWordsForgotten,
     /// A TLS handshake that was not finished in time counts for ever.
     DoorHandshakesNotGivenBack,
+    /// A filter whose last subscriber of a shard went is not announced again when another comes.
+    InterestNotAnnouncedAgain,
+    /// Packet identifiers go around after eight, those in flight as well.
+    IdentifierUsedEarly,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::SubackBeforeBarrier,
         Self::AckBeforeAcceptance,
         Self::FullPeerDropped,
@@ -63,5 +67,7 @@ impl Mutant {
         Self::FullDoorRead,
         Self::ClosingWordsForgotten,
         Self::DoorHandshakesNotGivenBack,
+        Self::InterestNotAnnouncedAgain,
+        Self::IdentifierUsedEarly,
     ];
 }

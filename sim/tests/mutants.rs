@@ -1,5 +1,5 @@
-//! A deliberate fault, from the run that finds it to a small run that shows it. Played with `--features mutants`, as all
-//! mutants are (`docs/simulator.md`).
+//! Deliberate faults (`docs/simulator.md`): each is found, and one is followed from the run that finds it to a small run that
+//! shows it. Needs `--features mutants`; `scripts/test.sh` asks for it.
 
 use std::time::Instant;
 
@@ -7,8 +7,45 @@ use quelea_shard::mutants::Mutant;
 use quelea_sim::{Failure, Part, Play, Profile, Story, run_mutant, shrink};
 
 #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
+fn fails_with(mutant: Mutant, play: Play, story: Story) -> Option<Failure> {
+    run_mutant(Instant::now(), mutant, play, story).err()
+}
+
 fn fails(play: Play, story: Story) -> Option<Failure> {
-    run_mutant(Instant::now(), Mutant::FullPeerDropped, play, story).err()
+    fails_with(Mutant::FullPeerDropped, play, story)
+}
+
+/// A profile that presses on the rule that is broken. `--mutants` knows nothing of this and plays all in turn.
+fn presses_on(mutant: Mutant) -> Profile {
+    match mutant {
+        Mutant::SubackBeforeBarrier => Profile::Streams,
+        Mutant::AckBeforeAcceptance => Profile::Filters,
+        Mutant::FullPeerDropped | Mutant::LossHidden | Mutant::InterestNotAnnouncedAgain => Profile::Tiny,
+        Mutant::MarkIgnored | Mutant::QuotaForgotten | Mutant::IdentifierUsedEarly => Profile::Moving,
+        Mutant::RetainedFannedOutByPublisher => Profile::Retained,
+        Mutant::GroupMessagesKept => Profile::Groups,
+        Mutant::SteeredByAddress | Mutant::DroppedAtFullWindow => Profile::Quic,
+        Mutant::ConnectionIdsUnsteered => Profile::Mixed,
+        Mutant::HandshakesNotGivenBack => Profile::Handshakes,
+        Mutant::WillDelayForgotten => Profile::Wills,
+        Mutant::ExpiryForgotten => Profile::Offline,
+        Mutant::BehindHandshakeForgotten
+        | Mutant::FullDoorRead
+        | Mutant::ClosingWordsForgotten
+        | Mutant::DoorHandshakesNotGivenBack => Profile::Doors,
+    }
+}
+
+/// Several times what the hardest to find needs.
+const SEEDS_MAX: u64 = 60;
+
+#[test]
+fn every_fault_is_found_by_a_profile_that_presses_on_it() {
+    for mutant in Mutant::ALL {
+        let profile = presses_on(mutant);
+        let finds = |seed| fails_with(mutant, Play::new(profile, seed), Story::Silent).is_some();
+        assert!((1..=SEEDS_MAX).any(finds), "{mutant:?} survives {SEEDS_MAX} seeds of {}", profile.name());
+    }
 }
 
 #[test]

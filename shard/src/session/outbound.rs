@@ -42,6 +42,9 @@ pub struct OutboundLimits {
     pub messages_max: usize,
     /// Bytes; the first message is always taken.
     pub bytes_max: usize,
+    /// The fault that this shard has.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<crate::mutants::Mutant>,
 }
 
 /// The verdict on an offered message.
@@ -121,6 +124,9 @@ pub struct Outbound {
     resent: usize,
     last_id: u16,
     quota: u16,
+    /// The fault of the shard that it is on.
+    #[cfg(feature = "mutants")]
+    mutant: Option<crate::mutants::Mutant>,
     /// Heap of subscription identifiers that do not fit into their entry.
     ids_bytes: usize,
     /// What the tables above are charged with; messages are charged by themselves, once.
@@ -242,6 +248,10 @@ impl Outbound {
     /// Sends what the connection and the client's Receive Maximum allow: first what is sent again, then what waits, in
     /// the order of its arrival. QoS 0 passes QoS 1 and 2 only while the client's quota is used up.
     pub fn pump(&mut self, now: Instant, limits: &OutboundLimits, sink: &mut impl OutboundSink) {
+        #[cfg(feature = "mutants")]
+        {
+            self.mutant = limits.mutant;
+        }
         self.pump_resend(sink);
         self.pump_new(now, limits, sink);
         self.recharge();
@@ -346,6 +356,11 @@ impl Outbound {
     fn free_id(&mut self) -> PacketId {
         loop {
             self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            #[cfg(feature = "mutants")]
+            if self.mutant == Some(crate::mutants::Mutant::IdentifierUsedEarly) {
+                self.last_id = (self.last_id - 1) % 8 + 1;
+                return PacketId::new(self.last_id).expect("counted from 1");
+            }
             let id = PacketId::new(self.last_id).expect("counted from 1");
             // At most INFLIGHT_ENTRIES_MAX entries, far below 65,535: the loop ends, and the scan is short.
             if !self.inflight.iter().any(|entry| entry.id == id) {

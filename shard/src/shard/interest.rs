@@ -27,6 +27,9 @@ pub(crate) struct Announcements {
     pending: Vec<InterestChange>,
     seq: u64,
     waiting: VecDeque<(u64, Barrier)>,
+    /// Filters that were ever announced.
+    #[cfg(feature = "mutants")]
+    ever: std::collections::BTreeSet<Box<str>>,
 }
 
 impl Announcements {
@@ -76,6 +79,13 @@ impl Shard {
     }
 
     fn change_interest(&mut self, filter: TopicFilter<'_>, wanted: bool) {
+        #[cfg(feature = "mutants")]
+        if self.settings.mutant == Some(Mutant::InterestNotAnnouncedAgain)
+            && wanted
+            && !self.announcements.ever.insert(filter.as_str().into())
+        {
+            return;
+        }
         if self.shards > 1 {
             self.announcements.pending.push(InterestChange { filter: filter.as_str().into(), wanted });
         }
@@ -83,7 +93,7 @@ impl Shard {
 
     /// Lets something happen when every shard has applied all changes up to now; at once if they have.
     pub(super) fn after_barrier(&mut self, now: Instant, barrier: Barrier) {
-        let Announcements { pending, seq, waiting } = &mut self.announcements;
+        let Announcements { pending, seq, waiting, .. } = &mut self.announcements;
         let needed = *seq + u64::from(!pending.is_empty());
         #[cfg(feature = "mutants")]
         let needed = match self.settings.mutant {

@@ -336,8 +336,12 @@ impl Shard {
         assert!(parts.id.index() < parts.shards, "a shard's place is below their number");
         let random = fastrand::Rng::with_seed(parts.seed);
         let keyed = Keyed::new(parts.seed, 1);
-        let limits =
-            OutboundLimits { messages_max: settings.queue_messages_max, bytes_max: settings.queue_bytes_max };
+        let limits = OutboundLimits {
+            messages_max: settings.queue_messages_max,
+            bytes_max: settings.queue_bytes_max,
+            #[cfg(feature = "mutants")]
+            mutant: settings.mutant,
+        };
         let peers =
             (0..parts.shards).map(|_| Peer::new(settings.deliver_window, settings.forward_window)).collect();
         let mut shard = Self {
