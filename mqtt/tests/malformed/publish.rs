@@ -3,7 +3,7 @@
 use crate::*;
 use DecodeErrorKind::*;
 
-// Covers 5.0: 2.2.1-2 3.3.1-4
+// Covers 5.0: 2.2.1-2 2.2.1-3 3.3.1-4
 // Covers 3.1.1: 2.3.1-1 2.3.1-5 3.3.1-4
 #[test]
 fn packet_identifier_and_flags() {

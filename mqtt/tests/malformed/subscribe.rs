@@ -3,7 +3,7 @@
 use crate::*;
 use DecodeErrorKind::*;
 
-// Covers 5.0: 3.8.3-1 3.8.3-2 3.10.3-1 3.10.3-2
+// Covers 5.0: 2.2.1-3 3.8.3-1 3.8.3-2 3.10.3-1 3.10.3-2
 // Covers 3.1.1: 2.3.1-1 3.8.3-1 3.8.3-3 3.8.3-4 3.10.3-1 3.10.3-2
 #[test]
 fn payload_and_packet_identifier() {

@@ -57,6 +57,7 @@ fn a_qos_0_publish_has_no_packet_identifier() {
     bed.hears(three, "30 .. 0001't' 0007'y'");
 }
 
+// Covers 5.0: 2.2.1-3
 // Covers 3.1.1: 2.3.1-1
 #[test]
 fn packet_identifier_0_ends_the_connection() {
