@@ -36,4 +36,4 @@ compare() {
 }
 
 compare --crypto null
-compare --crypto tls --profile quic,rebinding,handshakes,mixed
+compare --crypto tls --profile quic,rebinding,handshakes,mixed,wide
