@@ -30,6 +30,7 @@ mod shared;
 mod sources;
 mod target;
 mod text;
+mod tls;
 mod units;
 mod watched;
 mod worker;

@@ -14,7 +14,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quelea_client::trust::{Trust, Use, client_config};
 use quelea_mqtt::{QoS, TopicName, Version};
 
 use crate::cli::{FanArguments, Half, Load, Output, Reach, Receive, Run, Timing, Topics, Whole};
@@ -23,6 +22,7 @@ use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::schedule::{Rate, Spacing};
 use crate::sources::{self, PORTS_PER_SOURCE};
 use crate::target::{Carrier, Target};
+use crate::tls;
 
 /// Clients of one run.
 const CLIENTS_MAX: u64 = 1_000_000;
@@ -143,7 +143,7 @@ impl Plan {
             None => Vec::new(),
         };
         let address = reach.target.resolve(sources.first().copied())?;
-        let tls = if reach.target.carrier.is_encrypted() { Some(tls_of(&reach)?) } else { None };
+        let tls = tls::configuration(&reach.tls, reach.target.carrier)?;
         Ok(Self {
             shape,
             address,
@@ -384,22 +384,6 @@ fn hold(duration: Duration) -> Timing {
     Timing { duration, warm_up: Duration::ZERO, drain: Duration::ZERO, lag_max: Duration::from_secs(1) }
 }
 
-/// Reads the certificates. No session is resumed: every connection pays for a whole handshake.
-fn tls_of(reach: &Reach) -> Result<Arc<rustls::ClientConfig>, String> {
-    let trust = match (&reach.cafile, reach.insecure) {
-        (_, true) => Trust::Anyone,
-        (Some(path), false) => Trust::CaFile(path.clone()),
-        (None, false) => Trust::System,
-    };
-    let used_for = if reach.target.carrier == Carrier::Quic { Use::Quic } else { Use::Tcp };
-    let mut config = client_config(&trust, used_for).map_err(|error| error.to_string())?;
-    if let Some(alpn) = &reach.alpn {
-        config.alpn_protocols.clone_from(&alpn.0);
-    }
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
 /// As many as the client's core takes.
 const TOPIC_LEVELS_MAX: usize = 128;
 
@@ -485,6 +469,8 @@ mod tests {
             ("fan-in mqtt://127.0.0.1 -p 9k -s 9k", "paths"),
             ("share mqtt://127.0.0.1 -m 1M -g 1M", "clients"),
             ("pair mqtt://127.0.0.1 --duration 0s", "--duration"),
+            ("conn mqtt://127.0.0.1 --cafile ca.pem", "mqtts://"),
+            ("conn ws://127.0.0.1 --cert a.pem --key b.pem", "wss://"),
         ] {
             let error = plan(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");
