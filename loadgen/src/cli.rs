@@ -36,7 +36,8 @@ Examples:
   quelea-load conn mqtts://broker.example --connections 10k --connect-rate 500 --cafile ca.pem
   quelea-load self-test
 
-Exit codes: 0 the run is good; 1 it failed, or messages of QoS 1 or 2 were lost; 2 wrong usage.
+Exit codes: 0 the run is good; 1 it is not, or could not be made here and now (an unknown host, a --pid that is not there);
+2 wrong usage, files of certificates that cannot be used included.
 Ctrl-C ends a run early and still prints its summary; a second one ends at once.";
 
 /// The commands.

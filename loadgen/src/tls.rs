@@ -7,20 +7,21 @@ use rustls::ClientConfig;
 use rustls::client::Resumption;
 
 use crate::cli::Tls;
+use crate::refusal::Refusal;
 use crate::target::Carrier;
 
 /// Reads the certificates; `None` if the carrier is not encrypted. No session is resumed: every connection pays for a whole handshake.
 ///
 /// # Errors
-/// What is wrong with the usage, in words for people.
-pub(crate) fn configuration(typed: &Tls, carrier: Carrier) -> Result<Option<Arc<ClientConfig>>, String> {
+/// Files that cannot be used, or certificates for a carrier that has none; a machine without roots, where its own are to be believed.
+pub(crate) fn configuration(typed: &Tls, carrier: Carrier) -> Result<Option<Arc<ClientConfig>>, Refusal> {
     if !carrier.is_encrypted() {
         return match typed.cafile.is_some() || typed.cert.is_some() {
             // Who names certificates would believe that TLS was measured.
-            true => Err(format!(
+            true => Err(Refusal::Usage(format!(
                 "{}:// has no certificates: --cafile, --cert and --key go with mqtts://, wss:// and quic://",
                 carrier.scheme()
-            )),
+            ))),
             false => Ok(None),
         };
     }
@@ -32,7 +33,10 @@ pub(crate) fn configuration(typed: &Tls, carrier: Carrier) -> Result<Option<Arc<
     let identity = typed.cert.clone().zip(typed.key.clone());
     let identity = identity.map(|(certificate, key)| Identity { certificate, key });
     let used_for = if carrier == Carrier::Quic { Use::Quic } else { Use::Tcp };
-    let mut config = client_config(&trust, identity.as_ref(), used_for).map_err(|error| error.to_string())?;
+    let mut config = client_config(&trust, identity.as_ref(), used_for).map_err(|error| {
+        let names_files = identity.is_some() || matches!(trust, Trust::CaFile(_));
+        if names_files { Refusal::Usage(error.to_string()) } else { Refusal::Failure(error.to_string()) }
+    })?;
     if let Some(alpn) = &typed.alpn {
         config.alpn_protocols.clone_from(&alpn.0);
     }
