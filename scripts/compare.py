@@ -18,12 +18,14 @@ Brokers, by name: mosquitto; quelea, with -Nshard and -epoll or -uring behind it
 rmqttd over TCP and QUIC. What is not installed or has no such door is left out.
 
 Each measurement is written to `--json` as it ends, a line each: an interrupted run keeps what it has, and `--from FILE` makes the
-tables again. `--minutes` is the time of the whole run, from which the seconds of each measurement follow unless they are given.
+tables again. `--minutes` is the time of the whole run, the generator's self-test included, from which the seconds of each measurement
+follow unless they are given. What does not fit is refused before anything is measured, with the least number of minutes.
 """
 
 import argparse
 import datetime
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,14 +35,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 from comparison.brokers import make_broker
-from comparison.loads import CONNECTIONS, OVERHEAD_S, SCHEMES, Case, cases, figures, measure, self_test
+from comparison.loads import CONNECTIONS, OVERHEAD_S, SCHEMES, SELF_TEST_S, Case, cases, figures, measure, self_test
 from comparison.tables import LEGEND, tables
 
 # Encrypted and framed relatives of TCP: measured in fewer trials.
 SIDE_DOORS = {"tls", "ws", "wss"}
 SECONDS_MIN, SECONDS_MAX = 0.5, 10.0
+MINUTES = 20
 # What tables need to know of a run.
 ASKED = {"seconds", "trials", "side_trials", "realtime", "doors", "qos", "pace", "shape", "connections", "connect_rate"}
+
+
+class Refused(Exception):
+    """What was asked for cannot be measured."""
 
 
 class Stopped(Exception):
@@ -61,22 +68,51 @@ def schedule(arguments, brokers):
                         yield trial, door, case, broker
 
 
-def expected_s(arguments, planned):
-    return sum(case.seconds(arguments) + OVERHEAD_S for _, _, case, _ in planned)
+def expected_s(arguments, planned, seconds):
+    """How long the whole run takes."""
+    asked = argparse.Namespace(**vars(arguments) | {"seconds": seconds})
+    return SELF_TEST_S + sum(case.seconds(asked) + OVERHEAD_S for _, _, case, _ in planned)
+
+
+def fit(arguments, brokers):
+    """All that was asked for, with the seconds that its time allows. Nothing of it is left out: what does not fit is refused."""
+    planned = list(schedule(arguments, brokers))
+    if not planned:
+        raise Refused("there is nothing to measure: no broker that is here has such a door, or no load has such a name")
+    if arguments.minutes is None:
+        # Who gives the seconds has given the time, too.
+        arguments.minutes = MINUTES if arguments.seconds is None else math.inf
+    least = least_minutes(arguments, planned)
+    if least > arguments.minutes:
+        raise Refused(too_short(arguments, brokers, planned, least))
+    if arguments.seconds is None:
+        arguments.seconds = choose_seconds(arguments, planned)
+    return planned
+
+
+def least_minutes(arguments, planned):
+    return expected_s(arguments, planned, arguments.seconds or SECONDS_MIN) / 60
+
+
+def too_short(arguments, brokers, planned, least):
+    text = f"--minutes {arguments.minutes:g} is too short: {len(planned)} measurements of {arguments.seconds or SECONDS_MIN:g} s need " \
+           f"--minutes {math.ceil(least)}"  # fmt: skip
+    if arguments.trials > 1:
+        once = argparse.Namespace(**vars(arguments) | {"trials": 1})
+        text += f", with --trials 1 --minutes {math.ceil(least_minutes(once, list(schedule(once, brokers))))}"
+    return text + "; or measure less (--brokers, --doors, --shape, --qos, --pace)"
 
 
 def choose_seconds(arguments, planned):
     """As long as the whole run may take: the time is linear in the seconds of each measurement."""
-    arguments.seconds = 0.0
-    fixed = expected_s(arguments, planned)
-    arguments.seconds = 1.0
-    each = expected_s(arguments, planned) - fixed
+    fixed = expected_s(arguments, planned, 0.0)
+    each = expected_s(arguments, planned, 1.0) - fixed
     wanted = (arguments.minutes * 60 - fixed) / each if each else SECONDS_MIN
-    return round(min(max(wanted, SECONDS_MIN), SECONDS_MAX), 2)
+    # Never rounded up, past the time.
+    return math.floor(min(max(wanted, SECONDS_MIN), SECONDS_MAX) * 100) / 100
 
 
-def run_all(arguments, planned, keep):
-    ends = time.monotonic() + arguments.minutes * 60
+def run_all(arguments, planned, keep, ends):
     for number, (trial, door, case, broker) in enumerate(planned):
         if time.monotonic() > ends:
             raise Stopped
@@ -133,7 +169,7 @@ def parse(words):
     parser.add_argument("--trials", type=int, default=2)
     parser.add_argument("--side-trials", type=int, default=1, help="trials of tls, ws and wss")
     parser.add_argument("--seconds", type=float, help="measured, per trial (default: what --minutes allows)")
-    parser.add_argument("--minutes", type=float, default=20, help="time of the whole run; no measurement begins after it")
+    parser.add_argument("--minutes", type=float, help=f"time of the whole run; no measurement begins after it (default: {MINUTES}, or what --seconds take)")
     parser.add_argument("--qos", type=int, nargs="+", choices=[0, 1, 2], default=[0, 1])
     parser.add_argument("--pace", nargs="+", choices=["paced", "saturated"], default=["paced", "saturated"])
     parser.add_argument("--shape", default="", help="only shapes with this in their name")
@@ -153,10 +189,9 @@ def parse(words):
 def measure_all(arguments):
     """Measures until the end, or until it is stopped. Returns the names of the brokers, the measurements, and the self-test."""
     brokers = [broker for name in arguments.brokers if (broker := make_broker(name, arguments))]
-    planned = list(schedule(arguments, brokers))
-    if arguments.seconds is None:
-        arguments.seconds = choose_seconds(arguments, planned)
-    minutes = expected_s(arguments, planned) / 60
+    planned = fit(arguments, brokers)
+    ends = time.monotonic() + arguments.minutes * 60
+    minutes = expected_s(arguments, planned, arguments.seconds) / 60
     print(f"{len(planned)} measurements of {arguments.seconds:g} s, about {minutes:.0f} minutes", file=sys.stderr, flush=True)
     measurements, itself = [], None
     lines = open(arguments.json, "w") if arguments.json else None
@@ -179,9 +214,9 @@ def measure_all(arguments):
         names = [broker.name for broker in brokers]
         asked = {key: value for key, value in vars(arguments).items() if key in ASKED} | {"brokers": names}
         write({"self_test": itself, "asked": asked})
-        run_all(arguments, planned, keep)
+        run_all(arguments, planned, keep, ends)
     except (Stopped, KeyboardInterrupt):
-        print("stopped before the end", file=sys.stderr)
+        print(f"stopped before the end: {len(measurements)} of {len(planned)} measurements were made", file=sys.stderr)
     return [broker.name for broker in brokers], measurements, itself
 
 
@@ -195,7 +230,11 @@ def read_all(arguments):
 
 def main():
     arguments = parse(sys.argv[1:])
-    brokers, measurements, itself = read_all(arguments) if arguments.earlier else measure_all(arguments)
+    try:
+        brokers, measurements, itself = read_all(arguments) if arguments.earlier else measure_all(arguments)
+    except Refused as refused:
+        print(f"compare: {refused}", file=sys.stderr)
+        return 2
     lines = heading(arguments, measurements, itself) + tables(arguments, brokers, measurements)
     print("\n".join(lines))
     if arguments.markdown:

@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn client(trust: &Trust) -> TlsStream {
-        TlsStream::new(Arc::new(client_config(trust, Use::Tcp).unwrap()), "localhost").unwrap()
+        TlsStream::new(Arc::new(client_config(trust, None, Use::Tcp).unwrap()), "localhost").unwrap()
     }
 
     /// Carries bytes both ways, `step` at a time, until both are silent. Returns what each has read.

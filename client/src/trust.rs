@@ -1,4 +1,4 @@
-//! Which server certificate is believed, for QUIC and for TLS over TCP (feature `tls-core`).
+//! Which server certificate is believed, and which one the client shows, for QUIC and for TLS over TCP (feature `tls-core`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -7,8 +7,8 @@ use std::sync::Arc;
 use ::aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// Whom to believe.
@@ -23,6 +23,15 @@ pub enum Trust {
     Fingerprint(Fingerprint),
     /// Whatever certificate the server shows: for tests and measurements. Who listens in between is believed, too.
     Anyone,
+}
+
+/// Who the client is, to servers that ask for a certificate: two PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The client's certificate first, then those that lead to an authority that the server knows.
+    pub certificate: PathBuf,
+    /// The key of the first certificate, not encrypted.
+    pub key: PathBuf,
 }
 
 /// Where TLS is used, which decides on its versions and its application protocol.
@@ -90,11 +99,16 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// A configuration for [`Use`]. Reads files: call it where that may block.
+/// A configuration for [`Use`]; without an `identity` servers that ask for a certificate are told that there is none. Reads files:
+/// call it where that may block.
 ///
 /// # Errors
-/// No root certificate was found, or the CA file cannot be read.
-pub fn client_config(trust: &Trust, used_for: Use) -> Result<ClientConfig, TrustError> {
+/// No root certificate was found, a file cannot be read, or the key is not that of the certificate.
+pub fn client_config(
+    trust: &Trust,
+    identity: Option<&Identity>,
+    used_for: Use,
+) -> Result<ClientConfig, TrustError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let versions: &[_] = match used_for {
         Use::Quic => &[&rustls::version::TLS13],
@@ -103,17 +117,21 @@ pub fn client_config(trust: &Trust, used_for: Use) -> Result<ClientConfig, Trust
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)
         .map_err(|error| TrustError(error.to_string()))?;
-    let mut config = match trust {
-        Trust::System => builder.with_root_certificates(system_roots()?).with_no_client_auth(),
-        Trust::CaFile(path) => builder.with_root_certificates(roots_of(path)?).with_no_client_auth(),
-        Trust::Fingerprint(fingerprint) => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { to: Some(*fingerprint), provider }))
-            .with_no_client_auth(),
-        Trust::Anyone => builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Pinned { to: None, provider }))
-            .with_no_client_auth(),
+    let pinned = |to| Arc::new(Pinned { to, provider });
+    let builder = match trust {
+        Trust::System => builder.with_root_certificates(system_roots()?),
+        Trust::CaFile(path) => builder.with_root_certificates(roots_of(path)?),
+        Trust::Fingerprint(to) => builder.dangerous().with_custom_certificate_verifier(pinned(Some(*to))),
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(pinned(None)),
+    };
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let chain = certificates_of(&identity.certificate)?;
+            builder
+                .with_client_auth_cert(chain, key_of(&identity.key)?)
+                .map_err(|error| not_ours(identity, &error))?
+        }
     };
     if used_for == Use::Quic {
         config.alpn_protocols = vec![ALPN.to_vec()];
@@ -135,16 +153,42 @@ fn system_roots() -> Result<RootCertStore, TrustError> {
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TrustError> {
-    let fault = |what: &dyn fmt::Display| TrustError(format!("{}: {what}", path.display()));
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fault(&error))? {
-        let certificate = certificate.map_err(|error| fault(&error))?;
-        roots.add(certificate).map_err(|error| fault(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(fault(&"no certificate in this file"));
+    for certificate in certificates_of(path)? {
+        roots.add(certificate).map_err(|error| fault(path, &error))?;
     }
     Ok(roots)
+}
+
+/// At least one.
+fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| fault(path, &error))?;
+    let found: Vec<_> = found.collect::<Result<_, _>>().map_err(|error| fault(path, &error))?;
+    if found.is_empty() {
+        return Err(fault(path, &"no certificate in this file"));
+    }
+    Ok(found)
+}
+
+fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, TrustError> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| match error {
+        pem::Error::NoItemsFound => fault(path, &"no private key in this file, or an encrypted one"),
+        error => fault(path, &error),
+    })
+}
+
+fn not_ours(identity: &Identity, error: &rustls::Error) -> TrustError {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            let what = format!("this is not the key of {}", identity.certificate.display());
+            fault(&identity.key, &what)
+        }
+        error => fault(&identity.certificate, error),
+    }
+}
+
+fn fault(path: &Path, what: &dyn fmt::Display) -> TrustError {
+    TrustError(format!("{}: {what}", path.display()))
 }
 
 /// Believes one certificate, or any. That the server holds its key is checked as always.
@@ -215,7 +259,7 @@ mod tests {
     #[test]
     fn a_ca_file_that_cannot_be_used_is_named() {
         let error =
-            client_config(&Trust::CaFile("/no/such/file.pem".into()), Use::Quic).expect_err("no file");
+            client_config(&Trust::CaFile("/no/such/file.pem".into()), None, Use::Quic).expect_err("no file");
         assert!(error.to_string().contains("/no/such/file.pem"), "{error}");
     }
 }

@@ -36,7 +36,8 @@ Examples:
   quelea-load conn mqtts://broker.example --connections 10k --connect-rate 500 --cafile ca.pem
   quelea-load self-test
 
-Exit codes: 0 the run is good; 1 it failed, or messages of QoS 1 or 2 were lost; 2 wrong usage.
+Exit codes: 0 the run is good; 1 it is not, or could not be made here and now (an unknown host, a --pid that is not there);
+2 wrong usage, files of certificates that cannot be used included.
 Ctrl-C ends a run early and still prints its summary; a second one ends at once.";
 
 /// The commands.
@@ -86,7 +87,8 @@ pub(crate) enum Run {
 const CONN_HELP: &str = "\
 Examples:
   quelea-load conn mqtt://127.0.0.1 --connections 1000 --connect-rate 200 --hold 30s --pid 4711
-  quelea-load conn mqtt://127.0.0.1 --connections 100k --connect-rate 5k --bind 127.0.0.0/29 --threads 2";
+  quelea-load conn mqtt://127.0.0.1 --connections 100k --connect-rate 5k --bind 127.0.0.0/29 --threads 2
+  quelea-load conn quic://broker.example --cafile ca.pem --cert client.pem --key client-key.pem";
 const PUB_HELP: &str = "\
 Examples:
   quelea-load pub mqtt://127.0.0.1 --publishers 10 --rate 1k --qos 1
@@ -272,9 +274,6 @@ pub(crate) struct Reach {
     /// Back end that carries the load: epoll, io_uring, or auto for io_uring where the kernel allows it
     #[arg(long, default_value = "auto", value_name = "BACK_END", value_parser = units::backend)]
     pub(crate) io: Backend,
-    /// Application protocols offered in TLS, with commas between (default: mqtt over quic://, none over TCP)
-    #[arg(long, value_name = "LIST", value_parser = units::alpn)]
-    pub(crate) alpn: Option<Alpn>,
     /// Connections opened per second
     #[arg(long, default_value = "500", value_name = "PER_S", value_parser = units::connect_rate)]
     pub(crate) connect_rate: f64,
@@ -284,12 +283,6 @@ pub(crate) struct Reach {
     /// Connects lost clients again after this time, and resumes their sessions (default: a lost connection stays lost)
     #[arg(long, value_name = "TIME", value_parser = units::duration, num_args = 0..=1, default_missing_value = "1s")]
     pub(crate) reconnect: Option<Duration>,
-    /// Believes the certificates of this PEM file only
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
-    pub(crate) cafile: Option<PathBuf>,
-    /// Believes any certificate
-    #[arg(long)]
-    pub(crate) insecure: bool,
     /// User name
     #[arg(long, value_name = "NAME")]
     pub(crate) username: Option<String>,
@@ -305,6 +298,29 @@ pub(crate) struct Reach {
     /// Seed of random arrivals and of hash maps
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) tls: Tls,
+}
+
+/// What TLS believes, shows and offers.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS and QUIC")]
+pub(crate) struct Tls {
+    /// Believes the certificates of this PEM file only
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    pub(crate) cafile: Option<PathBuf>,
+    /// Believes any certificate
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// Shows this certificate to a broker that asks for one; behind it in the PEM file those that lead to its authority
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key of --cert: a PEM file, not encrypted
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// Application protocols offered, with commas between (default: mqtt over quic://, none over TCP)
+    #[arg(long, value_name = "LIST", value_parser = units::alpn)]
+    pub(crate) alpn: Option<Alpn>,
 }
 
 /// What is published.

@@ -21,6 +21,7 @@ mod payload;
 mod plan;
 mod progress;
 mod record;
+mod refusal;
 mod report;
 mod run;
 mod schedule;
@@ -30,6 +31,7 @@ mod shared;
 mod sources;
 mod target;
 mod text;
+mod tls;
 mod units;
 mod watched;
 mod worker;
@@ -45,71 +47,57 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::cli::{Arguments, Command, Run, SelfTestArguments};
 use crate::plan::Plan;
+use crate::refusal::Refusal;
 use crate::report::Report;
 use crate::self_test::SelfTest;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const FAILED: u8 = 1;
-const REFUSED: u8 = 2;
 /// As shells say it of a process that a signal has ended.
 const INTERRUPTED_AGAIN: i32 = 130;
 
 fn main() -> ExitCode {
     let interrupted = match catch_signals() {
         Ok(interrupted) => interrupted,
-        Err(error) => return refuse(&format!("cannot catch signals: {error}"), FAILED),
+        Err(error) => return refuse(&Refusal::Failure(format!("cannot catch signals: {error}"))),
     };
-    match Arguments::parse().command {
+    let done = match Arguments::parse().command {
         Command::Run(run) => load(*run, &interrupted),
         Command::SelfTest(typed) => test_ourselves(&typed, &interrupted),
-    }
+    };
+    done.unwrap_or_else(|refusal| refuse(&refusal))
 }
 
-fn load(typed: Run, interrupted: &Arc<AtomicBool>) -> ExitCode {
-    let plan = match Plan::new(typed) {
-        Ok(plan) => plan,
-        Err(error) => return refuse(&error, REFUSED),
-    };
-    if let Err(error) = allow_descriptors(&plan) {
-        return refuse(&error, REFUSED);
-    }
-    let findings = match run::run(plan, interrupted) {
-        Ok(findings) => findings,
-        Err(error) => return refuse(&error, FAILED),
-    };
+fn load(typed: Run, interrupted: &Arc<AtomicBool>) -> Result<ExitCode, Refusal> {
+    let plan = Plan::new(typed)?;
+    allow_descriptors(&plan)?;
+    let findings = run::run(plan, interrupted).map_err(Refusal::Failure)?;
     let report = Report::new(&findings);
-    match show(&report, &findings.plan) {
-        Ok(()) => ExitCode::from(report.outcome.exit_code),
-        Err(error) => refuse(&error, FAILED),
-    }
+    show(&report, &findings.plan).map_err(Refusal::Failure)?;
+    Ok(ExitCode::from(report.outcome.exit_code))
 }
 
-fn test_ourselves(typed: &SelfTestArguments, interrupted: &Arc<AtomicBool>) -> ExitCode {
-    let test = match SelfTest::run(typed, interrupted) {
-        Ok(test) => test,
-        Err(error) => return refuse(&error, REFUSED),
-    };
-    match test.show(typed.json.as_deref()) {
-        Ok(()) => ExitCode::from(if test.is_ok() { 0 } else { FAILED }),
-        Err(error) => refuse(&error, FAILED),
-    }
+fn test_ourselves(typed: &SelfTestArguments, interrupted: &Arc<AtomicBool>) -> Result<ExitCode, Refusal> {
+    let test = SelfTest::run(typed, interrupted)?;
+    test.show(typed.json.as_deref()).map_err(Refusal::Failure)?;
+    Ok(ExitCode::from(if test.is_ok() { 0 } else { refusal::FAILED }))
 }
 
-/// Writes the table, the document, or both; the warning goes to standard error where the table does not.
+/// Writes the table, the document, or both; the warning goes to standard error where the table does not. A document that cannot be
+/// written costs nobody the table.
 fn show(report: &Report, plan: &Plan) -> Result<(), String> {
-    let to_stdout = plan.json.as_deref().is_some_and(report::json::is_stdout);
-    if let Some(path) = &plan.json {
-        report::json::write(report, path).map_err(|error| format!("--json {}: {error}", path.display()))?;
-    }
-    if to_stdout {
+    let document = plan.json.as_deref().map_or(Ok(()), |path| {
+        report::json::write(report, path).map_err(|error| format!("--json {}: {error}", path.display()))
+    });
+    if plan.json.as_deref().is_some_and(report::json::is_stdout) {
         report::table::banner(report).iter().for_each(|banner| eprintln!("{banner}"));
-        return Ok(());
+        return document;
     }
     let stdout = std::io::stdout();
     let text = report::table::render(report, text::has_colours(stdout.is_terminal()));
-    stdout.lock().write_all(text.as_bytes()).map_err(|error| format!("cannot write the report: {error}"))
+    let table = stdout.lock().write_all(text.as_bytes());
+    document.and(table.map_err(|error| format!("cannot write the report: {error}")))
 }
 
 /// The first signal ends the run early, the second one at once.
@@ -127,7 +115,7 @@ fn catch_signals() -> std::io::Result<Arc<AtomicBool>> {
 }
 
 /// Raises the limit of open files as far as we may, and refuses what cannot fit.
-fn allow_descriptors(plan: &Plan) -> Result<(), String> {
+fn allow_descriptors(plan: &Plan) -> Result<(), Refusal> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // What was refused shows in the next look.
@@ -135,14 +123,14 @@ fn allow_descriptors(plan: &Plan) -> Result<(), String> {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let needed = plan.descriptors();
     if needed > allowed {
-        return Err(format!(
+        return Err(Refusal::Failure(format!(
             "{needed} open files are needed, {allowed} are allowed: raise the limit (ulimit -n)"
-        ));
+        )));
     }
     Ok(())
 }
 
-fn refuse(why: &str, code: u8) -> ExitCode {
-    eprintln!("quelea-load: {why}");
-    ExitCode::from(code)
+fn refuse(refusal: &Refusal) -> ExitCode {
+    eprintln!("quelea-load: {refusal}");
+    refusal.exit_code()
 }

@@ -14,15 +14,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quelea_client::trust::{Trust, Use, client_config};
 use quelea_mqtt::{QoS, TopicName, Version};
 
 use crate::cli::{FanArguments, Half, Load, Output, Reach, Receive, Run, Timing, Topics, Whole};
 use crate::clock::{Nanos, nanos_of};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
+use crate::refusal::Refusal;
 use crate::schedule::{Rate, Spacing};
 use crate::sources::{self, PORTS_PER_SOURCE};
 use crate::target::{Carrier, Target};
+use crate::tls;
 
 /// Clients of one run.
 const CLIENTS_MAX: u64 = 1_000_000;
@@ -102,8 +103,8 @@ impl Plan {
     /// Checks what was typed and fills in what follows from it. Resolves the broker's name.
     ///
     /// # Errors
-    /// What is wrong with the usage, in words for people.
-    pub(crate) fn new(run: Run) -> Result<Self, String> {
+    /// What is wrong with the usage; a name that has no address now.
+    pub(crate) fn new(run: Run) -> Result<Self, Refusal> {
         let plan = match run {
             Run::Conn(typed) => {
                 let timing = hold(typed.hold);
@@ -132,18 +133,18 @@ impl Plan {
                 Self { publishers: typed.publishers, subscribers: groups.saturating_mul(members), ..whole }
             }
         };
-        plan.check()?;
+        plan.check().map_err(Refusal::Usage)?;
         Ok(plan)
     }
 
     /// A run without clients.
-    fn bare(shape: Shape, reach: Reach, timing: Timing, output: Output) -> Result<Self, String> {
+    fn bare(shape: Shape, reach: Reach, timing: Timing, output: Output) -> Result<Self, Refusal> {
         let sources = match &reach.bind {
-            Some(list) => sources::parse(list).map_err(|error| format!("--bind: {error}"))?,
+            Some(list) => sources::parse(list).map_err(|error| Refusal::Usage(format!("--bind: {error}")))?,
             None => Vec::new(),
         };
         let address = reach.target.resolve(sources.first().copied())?;
-        let tls = if reach.target.carrier.is_encrypted() { Some(tls_of(&reach)?) } else { None };
+        let tls = tls::configuration(&reach.tls, reach.target.carrier)?;
         Ok(Self {
             shape,
             address,
@@ -176,27 +177,28 @@ impl Plan {
         })
     }
 
-    fn half(shape: Shape, half: Half) -> Result<Self, String> {
+    fn half(shape: Shape, half: Half) -> Result<Self, Refusal> {
         let bare = Self::bare(shape, half.reach, half.timing, half.output)?;
         Ok(Self { run: half.run, ..bare }.with_topics(half.topics))
     }
 
-    fn whole(shape: Shape, whole: Whole, topics: Topics) -> Result<Self, String> {
+    fn whole(shape: Shape, whole: Whole, topics: Topics) -> Result<Self, Refusal> {
         let bare = Self::bare(shape, whole.reach, whole.timing, whole.output)?;
         Ok(bare.with_load(&whole.load)?.with_receive(&whole.receive).with_topics(topics))
     }
 
-    fn fan(shape: Shape, typed: FanArguments) -> Result<Self, String> {
+    fn fan(shape: Shape, typed: FanArguments) -> Result<Self, Refusal> {
         let whole = Self::whole(shape, typed.whole, typed.topics)?;
         Ok(Self { publishers: typed.publishers, subscribers: typed.subscribers, ..whole })
     }
 
-    fn with_load(mut self, load: &Load) -> Result<Self, String> {
+    fn with_load(mut self, load: &Load) -> Result<Self, Refusal> {
         if !(PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&load.payload) {
-            return Err(format!("--payload: expected {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX} bytes"));
+            let why = format!("--payload: expected {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX} bytes");
+            return Err(Refusal::Usage(why));
         }
         if load.poisson && load.rate == Rate::Max {
-            return Err("--poisson needs a --rate other than max".into());
+            return Err(Refusal::Usage("--poisson needs a --rate other than max".into()));
         }
         self.subscribe_qos = load.qos.iter().copied().max().unwrap_or_default();
         self.load = LoadPlan {
@@ -384,22 +386,6 @@ fn hold(duration: Duration) -> Timing {
     Timing { duration, warm_up: Duration::ZERO, drain: Duration::ZERO, lag_max: Duration::from_secs(1) }
 }
 
-/// Reads the certificates. No session is resumed: every connection pays for a whole handshake.
-fn tls_of(reach: &Reach) -> Result<Arc<rustls::ClientConfig>, String> {
-    let trust = match (&reach.cafile, reach.insecure) {
-        (_, true) => Trust::Anyone,
-        (Some(path), false) => Trust::CaFile(path.clone()),
-        (None, false) => Trust::System,
-    };
-    let used_for = if reach.target.carrier == Carrier::Quic { Use::Quic } else { Use::Tcp };
-    let mut config = client_config(&trust, used_for).map_err(|error| error.to_string())?;
-    if let Some(alpn) = &reach.alpn {
-        config.alpn_protocols.clone_from(&alpn.0);
-    }
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
 /// As many as the client's core takes.
 const TOPIC_LEVELS_MAX: usize = 128;
 
@@ -414,7 +400,7 @@ mod tests {
     fn plan(line: &str) -> Result<Plan, String> {
         let words = std::iter::once("quelea-load").chain(line.split_whitespace());
         match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
-            Command::Run(run) => Plan::new(*run),
+            Command::Run(run) => Plan::new(*run).map_err(|refusal| refusal.to_string()),
             Command::SelfTest(_) => panic!("{line} makes no plan"),
         }
     }
@@ -485,6 +471,8 @@ mod tests {
             ("fan-in mqtt://127.0.0.1 -p 9k -s 9k", "paths"),
             ("share mqtt://127.0.0.1 -m 1M -g 1M", "clients"),
             ("pair mqtt://127.0.0.1 --duration 0s", "--duration"),
+            ("conn mqtt://127.0.0.1 --cafile ca.pem", "mqtts://"),
+            ("conn ws://127.0.0.1 --cert a.pem --key b.pem", "wss://"),
         ] {
             let error = plan(line).unwrap_err();
             assert!(error.contains(reason), "{line}: {error}");

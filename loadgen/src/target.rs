@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
+use crate::refusal::Refusal;
+
 /// The way to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
@@ -108,14 +110,21 @@ impl Target {
     }
 
     /// The first address of the host that has the family of `source`, if there is one.
-    pub(crate) fn resolve(&self, source: Option<IpAddr>) -> Result<SocketAddr, String> {
+    ///
+    /// # Errors
+    /// There is none: the words' fault where the host was typed as an address, else that of who knows its names.
+    pub(crate) fn resolve(&self, source: Option<IpAddr>) -> Result<SocketAddr, Refusal> {
+        let is_address = self.host.parse::<IpAddr>().is_ok();
+        let refusal = if is_address { Refusal::Usage } else { Refusal::Failure };
         let found = (self.host.as_str(), self.port)
             .to_socket_addrs()
-            .map_err(|error| format!("{}: {error}", self.host))?;
+            .map_err(|error| refusal(format!("{}: {error}", self.host)))?;
         let fits = |address: &SocketAddr| source.is_none_or(|source| source.is_ipv4() == address.is_ipv4());
-        found.into_iter().find(fits).ok_or_else(|| match source {
-            Some(_) => format!("{} has no address of the family of --bind", self.host),
-            None => format!("{} has no address", self.host),
+        found.into_iter().find(fits).ok_or_else(|| {
+            refusal(match source {
+                Some(_) => format!("{} has no address of the family of --bind", self.host),
+                None => format!("{} has no address", self.host),
+            })
         })
     }
 }
@@ -186,6 +195,8 @@ mod tests {
         let target = Target::parse("mqtt://127.0.0.1").unwrap();
         assert_eq!(target.resolve(None).unwrap(), "127.0.0.1:1883".parse().unwrap());
         let error = target.resolve(Some("::1".parse().unwrap())).unwrap_err();
-        assert!(error.contains("--bind"), "{error}");
+        assert!(matches!(&error, Refusal::Usage(why) if why.contains("--bind")), "{error}");
+        let error = Target::parse("mqtt://no..host").unwrap().resolve(None).unwrap_err();
+        assert!(matches!(&error, Refusal::Failure(why) if why.contains("no..host")), "{error}");
     }
 }

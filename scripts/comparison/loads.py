@@ -35,6 +35,8 @@ WARM_UP_S = 0.3
 LATENCY_SECONDS_FACTOR = 3
 # Starting a broker, connecting, warm-up, late messages, the end: what a measurement takes besides its seconds.
 OVERHEAD_S = 1.0
+# The generator measures itself first: ten rows of a second, each with its warm-up and its end.
+SELF_TEST_S = 18.0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import pytest
 import metrics
 from broker import TARGET, Quelea
 from conftest import running
+from test_doors import issue
 
 pytestmark = pytest.mark.quelea_only("the load generator has tests of its own against mosquitto")
 
@@ -38,8 +39,12 @@ def load(broker: Quelea, door: str, words: str) -> dict[str, Any]:
         url = f"quic://localhost:{broker.quic[1]}"
         trust = ["--bind", "127.0.0.1", "--cafile", str(broker.directory / "data" / "development.crt.pem")]
     command, *rest = words.split()
+    return report_of([command, url, *trust, *rest])
+
+
+def report_of(words: list[str]) -> dict[str, Any]:
     done = subprocess.run(
-        [str(load_binary()), command, url, *trust, *rest, "--json", "-", "--quiet"],
+        [str(load_binary()), *words, "--json", "-", "--quiet"],
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
@@ -94,6 +99,26 @@ def test_what_the_broker_drops_is_what_the_generator_misses(tmp_path: Path) -> N
         assert level["lost"] > 0, level
         assert level["lost"] == dropped, level
         assert level["duplicated"] == 0, level
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [("tls", "mqtts"), ("wss", "wss"), ("quic", "quic")])
+def test_a_listener_that_demands_a_certificate_is_shown_one(tmp_path: Path, kind: str, scheme: str) -> None:
+    issue(tmp_path, "client", issue(tmp_path, "ca", None))
+    listener = (
+        f'[[listeners]]\ntype = "{kind}"\nlisten = "127.0.0.1:0"\nclient_certificates = "required"\n'
+        f'client_ca = "{tmp_path}/ca.pem"\n'
+    )
+    with running(tmp_path, tail=listener) as broker:
+        _, (_, port) = broker.all_listening(kind.upper())
+        reach = [f"{scheme}://localhost:{port}", "--bind", "127.0.0.1", "--cafile", broker.cafile]
+        shown = ["--cert", f"{tmp_path}/client.pem", "--key", f"{tmp_path}/client.key"]
+        entered = report_of(["pair", *reach, *shown, *"--qos 1 --rate 100 --warm-up 0s --duration 500ms".split()])
+        assert entered["outcome"]["ok"], entered["outcome"]
+        assert counts(entered, 1)["received"] == 50
+        refused = report_of(["conn", *reach, "-n", "3"])
+        assert refused["outcome"]["reasons"] == ["3 of 3 clients could not connect"]
+        demanded = "the broker demands a client certificate: give one by --cert and --key"
+        assert refused["connections"]["errors"] == [{"reason": demanded, "count": 3}]
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -52,7 +52,7 @@ impl Transport {
 
     async fn open_quic(route: &Route) -> Result<Self, Error> {
         let trust = route.trust.clone();
-        let tls = tokio::task::spawn_blocking(move || client_config(&trust, Use::Quic))
+        let tls = tokio::task::spawn_blocking(move || client_config(&trust, None, Use::Quic))
             .await
             .map_err(|error| Error::Tls(error.to_string().into()))?
             .map_err(|error| Error::Tls(error.to_string().into()))?;

@@ -25,6 +25,7 @@ use crate::bottleneck::Cause;
 use crate::cli::{Arguments, Command, SelfTestArguments};
 use crate::payload::PAYLOAD_BYTES_MIN;
 use crate::plan::Plan;
+use crate::refusal::Refusal;
 use crate::report::{HistogramReport, Report, json};
 use crate::run;
 use crate::schedule::Rate;
@@ -98,16 +99,18 @@ impl SelfTest {
     /// Runs all rows, one after the other.
     ///
     /// # Errors
-    /// What keeps it from being done, in words for people.
-    pub(crate) fn run(typed: &SelfTestArguments, interrupted: &Arc<AtomicBool>) -> Result<Self, String> {
+    /// What keeps it from being done.
+    pub(crate) fn run(typed: &SelfTestArguments, interrupted: &Arc<AtomicBool>) -> Result<Self, Refusal> {
         if !(PAYLOAD_BYTES_MIN..=PAYLOAD_BYTES_MAX).contains(&typed.payload) {
-            return Err(format!("--payload: expected {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX} bytes"));
+            let why = format!("--payload: expected {PAYLOAD_BYTES_MIN} to {PAYLOAD_BYTES_MAX} bytes");
+            return Err(Refusal::Usage(why));
         }
         let Rate::Fixed { milli_per_s } = typed.rate else {
-            return Err("--rate: the paced rows need a number; the others are as fast as it goes".into());
+            let why = "--rate: the paced rows need a number; the others are as fast as it goes";
+            return Err(Refusal::Usage(why.into()));
         };
         let mut rows = Vec::new();
-        for io in backends(typed.io)? {
+        for io in backends(typed.io).map_err(Refusal::Failure)? {
             for measurement in &MEASUREMENTS {
                 if interrupted.load(Ordering::Relaxed) {
                     break;
@@ -116,7 +119,7 @@ impl SelfTest {
                     FLOOR => format!("--rate {}", milli_per_s as f64 / 1e3),
                     _ => String::new(),
                 };
-                rows.push(measurement.run(typed, io, &pace, interrupted)?);
+                rows.push(measurement.run(typed, io, &pace, interrupted).map_err(Refusal::Failure)?);
             }
         }
         Ok(Self {
@@ -211,7 +214,7 @@ fn plan(command: &str, address: SocketAddr) -> Result<Plan, String> {
     // The mirror serves one client of each kind, which has nothing to be kept alive for.
     let words = words.chain([url.as_str(), "--quiet", "--keep-alive", "0", "--drain", "2s"]);
     match Arguments::try_parse_from(words).map_err(|error| error.to_string())?.command {
-        Command::Run(run) => Plan::new(*run),
+        Command::Run(run) => Plan::new(*run).map_err(|refusal| refusal.to_string()),
         Command::SelfTest(_) => Err("a self-test of a self-test".into()),
     }
 }

@@ -17,6 +17,7 @@ use crate::clock::Nanos;
 use crate::payload::Stamp;
 use crate::plan::{Role, Shape};
 use crate::shared::Phase;
+use crate::tls;
 
 impl Sink for Floor {
     fn datagram(&mut self, datagram: Datagram<'_>) {
@@ -127,7 +128,8 @@ impl Floor {
     /// Counts why a transport has failed, once for each connection.
     pub(super) fn note_transport_error(&mut self, local: usize, reason: &str) {
         if self.phase != Phase::Leave && !std::mem::replace(&mut self.clients[local].explained, true) {
-            self.links.errors.note(reason);
+            let advice = tls::advice(reason, &self.plan.reach.tls, &self.plan.target().host);
+            self.links.errors.note(advice.as_deref().unwrap_or(reason));
         }
     }
 

@@ -13,11 +13,13 @@ use quelea_client::quic::crypto;
 use quelea_client::quic::crypto::rustls::QuicClientConfig;
 use quelea_client::quic::{CloseWhy, ConnId, Endpoint, EndpointSettings, Event, Path, ReadEnd};
 use quelea_udp_io::{Datagram, Outgoing, Ring, UdpId};
+use rustls::AlertDescription;
 
 use super::carrier::Carrier;
 use super::floor::Floor;
 use crate::clock::Nanos;
 use crate::plan::Plan;
+use crate::tls::ALERT;
 
 pub(super) struct QuicSide {
     pub(super) endpoint: Endpoint,
@@ -186,9 +188,10 @@ impl Floor {
 
     fn on_quic_closed(&mut self, local: usize, why: &CloseWhy) {
         let client = &mut self.clients[local];
+        let was_open = matches!(&client.carrier, Carrier::Quic(quic) if quic.open);
         client.carrier = Carrier::None;
         if client.core.is_attached() {
-            self.note_transport_error(local, &format!("QUIC: {}", words(why)));
+            self.note_transport_error(local, &format!("QUIC: {}", words(why, was_open)));
         }
         let instant = Instant::now();
         self.end_input(local, instant);
@@ -235,8 +238,12 @@ impl Floor {
     }
 }
 
-fn words(why: &CloseWhy) -> String {
+fn words(why: &CloseWhy, was_open: bool) -> String {
     match why {
+        // Our own half of the handshake was done: it is the broker that does not like ours.
+        CloseWhy::Transport(code, _) if was_open && code >> 8 == CRYPTO_ERRORS => {
+            format!("{ALERT}{:?}", AlertDescription::from(*code as u8))
+        }
         CloseWhy::Application(code, reason) => {
             format!("closed by the broker with {code} {}", String::from_utf8_lossy(reason))
         }
@@ -249,6 +256,8 @@ fn words(why: &CloseWhy) -> String {
     }
 }
 
+/// RFC 9000 §20.1: 0x01 before the number of an alert.
+const CRYPTO_ERRORS: u64 = 0x01;
 /// Credit in each direction; larger messages get room for four.
 const WINDOW_BYTES: u64 = 256 << 10;
 const READ_BYTES_MAX: usize = 64 << 10;

@@ -1,10 +1,11 @@
 //! How runs end: refused, failed, cut, interrupted.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::broker::Mosquitto;
+use super::fake::{Deed, broker};
 use super::proxy::{Trouble, proxy};
-use super::{run, under_way};
+use super::{refused, run, under_way};
 
 #[test]
 fn wrong_usage_is_refused_with_2() {
@@ -19,15 +20,41 @@ fn wrong_usage_is_refused_with_2() {
         "conn mqtt://127.0.0.1 --io kqueue",
         "self-test --rate max",
         "self-test --payload 1MiB",
+        "conn mqtt://127.0.0.1 --bind ::1",
+        "conn mqtt://127.0.0.1 --cafile /no/such/file",
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_quelea-load"))
-            .args(words.split_whitespace())
-            .stdin(Stdio::null())
-            .output()
-            .expect("the binary is built");
-        assert_eq!(output.status.code(), Some(2), "{words}");
-        assert!(!output.stderr.is_empty() && output.stdout.is_empty(), "{words}");
+        let (code, stderr) = refused(words);
+        assert_eq!(code, 2, "{words}: {stderr}");
+        assert!(!stderr.is_empty(), "{words}");
     }
+}
+
+#[test]
+fn what_cannot_be_done_here_and_now_is_refused_with_1() {
+    for (words, told) in [
+        // Two dots: a name that no resolver has to be asked for.
+        ("conn mqtt://no..host", "no..host: "),
+        ("conn mqtt://127.0.0.1:1 --pid 4294967295", "--pid 4294967295: "),
+    ] {
+        let (code, stderr) = refused(words);
+        assert_eq!(code, 1, "{words}: {stderr}");
+        assert!(stderr.contains(told), "{words}: {stderr}");
+    }
+    let program = env!("CARGO_BIN_EXE_quelea-load");
+    let few = format!("ulimit -n 40; exec {program} conn mqtt://127.0.0.1:1 -n 100");
+    let output = Command::new("sh").args(["-c", &few]).output().expect("a shell");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("140 open files are needed, 40 are allowed"));
+}
+
+#[test]
+fn a_document_that_cannot_be_written_fails_the_run_and_costs_nobody_the_table() {
+    let words = "conn mqtt://127.0.0.1:1 -n 1 --quiet --json /no/such/directory/run.json";
+    let program = env!("CARGO_BIN_EXE_quelea-load");
+    let output = Command::new(program).args(words.split_whitespace()).output().expect("the binary is built");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--json /no/such/directory/run.json: "));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 of 1 clients could not connect"));
 }
 
 #[test]
@@ -91,6 +118,20 @@ fn a_signal_ends_the_run_early_and_the_report_is_still_made() {
     assert!((90..3000).contains(&run.count(1, "received")), "{}", run.count(1, "received"));
     assert_eq!(run.count(1, "lost"), 0);
     run.assert_good();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    // Nothing comes, and it is waited for: the first signal alone would take an hour.
+    let load = under_way(&format!(
+        "pair {} --rate 100 --qos 1 --duration 1h --warm-up 0s --drain 1h",
+        broker(|_| Deed::Lose)
+    ));
+    load.signal("INT");
+    load.signal("INT");
+    let output = load.child.wait_with_output().expect("our own child");
+    assert_eq!(output.status.code(), Some(130));
+    assert!(output.stdout.is_empty(), "there is a report");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 //! what they are told to, and against nobody.
 
 mod broker;
+mod certificates;
 mod counts;
+mod door;
 mod ends;
 mod fake;
 mod lateness;
@@ -48,6 +50,13 @@ fn finish(child: Child, words: &str) -> Run {
     let output = child.wait_with_output().expect("our own child");
     let stderr = String::from_utf8(output.stderr).expect("text");
     Run::new(output.status, &output.stdout, stderr, words)
+}
+
+/// A command line that makes no report: its exit code, and what it says.
+fn refused(words: &str) -> (i32, String) {
+    let output = command(words).output().expect("the binary is built");
+    assert!(output.stdout.is_empty(), "{words}: there is a report");
+    (output.status.code().expect("it ended by itself"), String::from_utf8(output.stderr).expect("text"))
 }
 
 /// A run that lasts while a test does something else.
