@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn a_wrong_option_is_refused_by_its_name() {
         let refusal = resolve(&["--shards", "many"]).unwrap_err().to_string();
-        let expected = "flag --shards: broker.shards: invalid value: string \"many\", \
+        let expected = "flag --shards: broker.shards: \"many\" is not possible, \
                         expected \"auto\" or a number from 1 to 128";
         assert_eq!(refusal, expected);
     }
