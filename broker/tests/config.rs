@@ -6,7 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use quelea::broker::Broker;
-use quelea::config::{ByteSize, Config, LogFormat, MemoryMax, Origin, Override, Shards, load, read};
+use quelea::config::{
+    ByteSize, Config, LogFormat, MemoryMax, Origin, Override, Shards, load, read, reference,
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -130,7 +132,7 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "[io]\nbackend = \"kqueue\"",
-            "FILE:2: io.backend: \"kqueue\" is not possible, expected one of `auto`, `io_uring`, `epoll`",
+            "FILE:2: io.backend: \"kqueue\" is not possible, expected one of \"auto\", \"io_uring\", \"epoll\"",
         ),
         (
             "[io]\ndatagram_buffers = 100\nstream_buffers = 65536",
@@ -180,10 +182,13 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "[tcp]\nallow_anonymous = \"yes\"",
             "FILE:2: tcp.allow_anonymous: \"yes\" is not possible, expected true or false",
         ),
-        ("[log]\nformat = \"xml\"", "FILE:2: log.format: \"xml\" is not possible, expected `text` or `json`"),
+        (
+            "[log]\nformat = \"xml\"",
+            "FILE:2: log.format: \"xml\" is not possible, expected \"text\" or \"json\"",
+        ),
         (
             "[mqtt]\non_full = \"block\"",
-            "FILE:2: mqtt.on_full: \"block\" is not possible, expected one of `drop_oldest`, `drop_new`, `end_session`",
+            "FILE:2: mqtt.on_full: \"block\" is not possible, expected one of \"drop_oldest\", \"drop_new\", \"end_session\"",
         ),
         ("tcp = 3", "FILE:1: tcp: 3 is not possible, expected a section"),
         (
@@ -437,7 +442,7 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
         ),
         (
             "type = \"udp\"\nlisten = \"127.0.0.1:2\"",
-            "FILE:5: listeners[1].type: \"udp\" is not possible, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
+            "FILE:5: listeners[1].type: \"udp\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
         ),
         (
             "type = \"tcp\"\nlisten = \"2\"",
@@ -641,16 +646,16 @@ paths = "mqtt"
 listen = "0.0.0.0:8886"
 "#;
     let expected = [
-        "FILE:3: listeners[0].type: \"udp\" is not possible, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
+        "FILE:3: listeners[0].type: \"udp\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
         "FILE:5: listeners[0].connections_max: 0 is not possible, expected a whole number from 1 to 16000000",
         "FILE:6: listeners[0].certificate: needs listeners[0].key, the private key of this certificate",
-        "FILE:7: listeners[0].client_certificates: \"required!\" is not possible, expected one of `off`, `optional`, `required`",
+        "FILE:7: listeners[0].client_certificates: \"required!\" is not possible, expected one of \"off\", \"optional\", \"required\"",
         "FILE:9: listeners[0].proxy_trusted: \"10.0.0.0/33\" is not possible, expected an address or a range of them such as \"10.0.0.0/8\"",
         "FILE:9: listeners[0].proxy_trusted: \"all\" is not possible, expected an address or a range of them such as \"10.0.0.0/8\"",
         "FILE:10: listeners[0].path: \"mqtt\" is not possible, expected a path such as \"/mqtt\", of at most 1024 bytes",
         "FILE:11: listeners[0].origins: 3 is not possible, expected a site such as \"https://example.org\", or \"*\"",
         "FILE:12: listeners[0].paths: unknown key `paths`, did you mean `path`?",
-        "FILE:14: listeners[1]: missing key `type`, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
+        "FILE:14: listeners[1]: missing key `type`, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
         "FILE:15: listeners[1].listen: 0.0.0.0:8886 can be reached from other machines, and clients are not asked who they are; if that is meant, set listeners[1].allow_anonymous = true, else listen on 127.0.0.1",
     ];
     assert_eq!(refusal_of_file(text).lines().collect::<Vec<_>>(), expected);
@@ -682,9 +687,12 @@ fn every_item_of_a_list_is_told_with_its_line() {
 #[test]
 fn a_wrong_type_is_told_what_its_key_expects() {
     let cases = [
-        ("on_slow = 3", "3 is not possible, expected one of `disconnect`, `drop_oldest`, `drop_new`"),
-        ("on_slow = [3]", "a list is not possible, expected one of `disconnect`, `drop_oldest`, `drop_new`"),
-        ("on_slow.disconnect = 1", "a section is not possible, expected one of `disconnect`"),
+        ("on_slow = 3", "3 is not possible, expected one of \"disconnect\", \"drop_oldest\", \"drop_new\""),
+        (
+            "on_slow = [3]",
+            "a list is not possible, expected one of \"disconnect\", \"drop_oldest\", \"drop_new\"",
+        ),
+        ("on_slow.disconnect = 1", "a section is not possible, expected one of \"disconnect\""),
         ("receive_maximum = \"32\"", "\"32\" is not possible, expected a whole number from 1 to 65535"),
         ("receive_maximum = 1.5", "1.5 is not possible, expected a whole number from 1 to 65535"),
         ("queue_bytes_max = 1024", "1024 is not possible, expected a size from \"1KiB\" to \"1GiB\""),
@@ -758,7 +766,7 @@ level = \"loud\"
 ";
     let refusal = refusal_of_file(text);
     let address = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none";
-    let choices = "one of `disconnect`, `drop_oldest`, `drop_new`";
+    let choices = "one of \"disconnect\", \"drop_oldest\", \"drop_new\"";
     let number = "a whole number from 1 to 65535";
     let size = "a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)";
     assert_eq!(
@@ -772,7 +780,7 @@ level = \"loud\"
             "FILE:10: mqtt.packet_max: this key stands twice, expected once (first in line 6)".to_owned(),
             "FILE:14: quic.allow_anonymous: yes cannot be read, expected true or false".to_owned(),
             "FILE:16: mqtt: this section stands twice, expected once (first in line 5)".to_owned(),
-            "FILE:18: log.level: \"loud\" is not possible, expected one of `error`, `warn`, `info`, `debug`, `trace`".to_owned(),
+            "FILE:18: log.level: \"loud\" is not possible, expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"".to_owned(),
         ]
     );
 }
@@ -802,16 +810,16 @@ fn sections_in_the_wrong_brackets_are_read_all_the_same() {
     let text =
         "[listeners]\ntype = \"tpc\"\nlisten = \"127.0.0.1:1\"\n[[mqtt]]\non_slow = 3\n[[log]]\nlevel = 1\n";
     let refusal = refusal_of_file(text);
-    let choices = "expected one of `disconnect`, `drop_oldest`, `drop_new`";
+    let choices = "expected one of \"disconnect\", \"drop_oldest\", \"drop_new\"";
     assert_eq!(
         refusal.lines().collect::<Vec<_>>(),
         [
             "FILE:1: listeners: a list is expected: [[listeners]], with two brackets, for each",
-            "FILE:2: listeners[0].type: \"tpc\" is not possible, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
+            "FILE:2: listeners[0].type: \"tpc\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
             "FILE:4: mqtt: stands once, expected [mqtt] with one bracket",
             &format!("FILE:5: mqtt.on_slow: 3 is not possible, {choices}"),
             "FILE:6: log: stands once, expected [log] with one bracket",
-            "FILE:7: log.level: 1 is not possible, expected one of `error`, `warn`, `info`, `debug`, `trace`",
+            "FILE:7: log.level: 1 is not possible, expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
         ]
     );
     assert_eq!(
@@ -828,4 +836,92 @@ fn a_listener_of_unknown_type_clashes_with_nobody() {
     let text = "[[listeners]]\ntype = \"udp\"\nlisten = \"127.0.0.1:1883\"\n[[listeners]]\ntype = \"quic\"\nlisten = \"127.0.0.1:1883\"";
     let refusal = refusal_of_file(text);
     assert!(refusal.starts_with("FILE:2: listeners[0].type: ") && refusal.lines().count() == 1, "{refusal}");
+}
+
+/// The settings of a file that are comments, as they are once their `#` is taken away.
+fn uncommented(text: &str) -> String {
+    let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines =
+        text.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_reference_in_the_repository_is_the_one_that_is_printed() {
+    let committed = include_str!("../../contrib/quelea.toml");
+    assert!(committed == reference(), "out of date: cargo run -p quelea -- config > contrib/quelea.toml");
+}
+
+#[test]
+fn the_reference_sets_nothing_as_it_is() {
+    let file = file(&reference());
+    assert_eq!(load(Some(file.path()), [], vec![]).unwrap().config, Config::default());
+}
+
+#[test]
+fn the_reference_shows_every_key_with_its_default() {
+    let text = reference();
+    let shown: toml::Table = toml::from_str(&uncommented(&text)).unwrap();
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
+    let mut without_default = Vec::new();
+    for (section, keys) in &shown {
+        // A listener has a type and an address of its own and takes the rest from elsewhere.
+        let Some(keys) = keys.as_table() else { continue };
+        let defaults = defaults[section].as_table().unwrap();
+        assert!(defaults.keys().all(|key| keys.contains_key(key)), "[{section}] lacks one of {defaults}");
+        for (key, value) in keys {
+            match defaults.get(key) {
+                Some(default) => assert_eq!(value, default, "{section}.{key}"),
+                None => without_default.push(format!("{section}.{key}")),
+            }
+        }
+    }
+    let expected =
+        ["broker.data_dir", "quic.handshakes_max", "tls.certificate", "tls.key", "ws.origins", "wss.origins"];
+    assert_eq!(without_default, expected);
+    assert_eq!(
+        text.matches("; unset: ").count(),
+        expected.len() + shown["listeners"][0].as_table().unwrap().len() - 5
+    );
+}
+
+/// What is shown as an example can be set: every line is readable, and what the rules still miss are files and each other.
+#[test]
+fn every_example_of_the_reference_can_be_read() {
+    let file = file(&uncommented(&reference()));
+    let reading = read(Some(file.path()), [], vec![]);
+    let said: Vec<_> = reading.problems.iter().map(|problem| problem.what.as_str()).collect();
+    let of_other_types =
+        |what: &&str| !what.starts_with("has a meaning where") && !what.starts_with("needs ");
+    assert_eq!(said.iter().filter(|what| of_other_types(what)).count(), 0, "{said:?}");
+    assert_eq!(reading.loaded.config.listeners.len(), 1);
+    assert_eq!(reading.loaded.config.quic.handshakes_max, Some(8_192));
+}
+
+/// The whole table at once: no key takes what is no value of any, and each says what it takes.
+#[test]
+fn every_key_refuses_what_it_cannot_be_and_says_what_it_expects() {
+    let text = uncommented(&reference());
+    let wrong: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once(" = ") {
+            Some((key, _)) if !line.starts_with('#') => format!("{key} = 2026-01-01"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let mistakes = wrong.iter().filter(|line| line.ends_with(" = 2026-01-01")).count();
+    let file = file(&wrong.join("\n"));
+    let problems = load(Some(file.path()), [], vec![]).unwrap_err().problems;
+    assert_eq!(problems.len(), mistakes);
+    for problem in problems {
+        let Origin::File { line, .. } = problem.origin else { panic!("{problem}") };
+        let (key, _) = wrong[line - 1].split_once(" = ").unwrap();
+        assert!(problem.key.as_ref().is_some_and(|path| path.ends_with(&format!(".{key}"))), "{problem}");
+        // The comment above the setting in the reference says the same.
+        let expected = problem.what.strip_prefix("2026-01-01 is not possible, expected ").unwrap();
+        let comment = wrong[line - 2].trim_start_matches("# ").to_lowercase();
+        assert!(comment.starts_with(&expected.to_lowercase()), "{comment}: {problem}");
+    }
+    assert!(mistakes > 60, "{mistakes}");
 }

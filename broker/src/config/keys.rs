@@ -60,7 +60,7 @@ pub(super) fn unknown_section(name: &str) -> String {
         return format!("unknown section `{name}`, did you mean `{meant}`?");
     }
     match sections_with(name) {
-        known if known.is_empty() => format!("unknown section `{name}`, expected {}", one_of(&names)),
+        known if known.is_empty() => format!("unknown section `{name}`, expected {}", one_of(&names, '`')),
         known => format!("is a key and stands in no section, did you mean {}?", known.join(" or ")),
     }
 }
@@ -72,7 +72,7 @@ pub(super) fn unknown_key(section: &Section, name: &str) -> String {
         return format!("unknown key `{name}`, did you mean `{meant}`?");
     }
     match sections_with(name) {
-        known if known.is_empty() => format!("unknown key `{name}`, expected {}", one_of(&names)),
+        known if known.is_empty() => format!("unknown key `{name}`, expected {}", one_of(&names, '`')),
         known => format!("unknown key `{name}`, did you mean {}?", known.join(" or ")),
     }
 }

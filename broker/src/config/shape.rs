@@ -63,7 +63,7 @@ impl Shape {
                 format!("a duration from \"{least}\" to \"{most}\"{none} (units: {names})")
             }
             Self::Switch => "true or false".to_owned(),
-            Self::Choice(words) => one_of(words),
+            Self::Choice(words) => one_of(words, '"'),
             Self::Shards => units::SHARDS.to_owned(),
             Self::Memory { least, most } => {
                 let (least, most) = (ByteSize(*least), ByteSize(*most));
@@ -159,9 +159,9 @@ pub(super) fn shortened(text: &str) -> String {
     }
 }
 
-/// "`a`", "`a` or `b`", "one of `a`, `b`, `c`".
-pub(super) fn one_of(words: &[&str]) -> String {
-    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+/// "`a`", "`a` or `b`", "one of `a`, `b`, `c`", each word between two of `mark`.
+pub(super) fn one_of(words: &[&str], mark: char) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("{mark}{word}{mark}")).collect();
     match quoted.as_slice() {
         [one, other] => format!("{one} or {other}"),
         [one] => one.clone(),
