@@ -77,6 +77,8 @@ pub struct Arguments {
 pub enum Command {
     /// Checks the settings and the files that they name, and ends
     Check,
+    /// Prints a file with every setting, what it may be and its default, and ends
+    Config,
 }
 
 /// What the program is to do.
@@ -88,6 +90,8 @@ pub enum Errand {
     Check(Reading),
     /// Print the effective settings.
     PrintConfig(Loaded),
+    /// Print every setting there is, with its default.
+    PrintReference,
 }
 
 const EXAMPLES: &str = "\
@@ -95,7 +99,8 @@ Examples:
   quelea                                       serve this machine
   quelea --config quelea.toml                  serve as the file says
   quelea check --config quelea.toml            check the file, serve nothing
-  quelea --print-config > quelea.toml          write all settings down
+  quelea config > quelea.toml                  write down what can be set, to begin with
+  quelea --print-config                        show what is set, and who said it
   QUELEA_LOG__LEVEL=debug quelea               set [log] level by the environment
   QUELEA_TCP__ALLOW_ANONYMOUS=true quelea --tcp-listen 0.0.0.0:1883
                                                serve a network, without passwords
@@ -114,14 +119,13 @@ impl Arguments {
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Errand, ConfigError> {
         let (file, overrides) = (self.config.as_deref(), self.overrides());
-        if matches!(self.command, Some(Command::Check)) {
-            return Ok(Errand::Check(read(file, environment, overrides)));
+        match self.command {
+            Some(Command::Check) => return Ok(Errand::Check(read(file, environment, overrides))),
+            Some(Command::Config) => return Ok(Errand::PrintReference),
+            None => {}
         }
         let loaded = load(file, environment, overrides)?;
-        Ok(match self.command {
-            _ if self.print_config => Errand::PrintConfig(loaded),
-            _ => Errand::Serve(loaded),
-        })
+        Ok(if self.print_config { Errand::PrintConfig(loaded) } else { Errand::Serve(loaded) })
     }
 
     fn overrides(&self) -> Vec<Override> {
@@ -178,9 +182,14 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_set_is_shown_whatever_is_set() {
+        assert_eq!(resolve(&["config", "--shards", "many"]), Ok(Errand::PrintReference));
+    }
+
+    #[test]
     fn a_wrong_option_is_refused_by_its_name() {
         let refusal = resolve(&["--shards", "many"]).unwrap_err().to_string();
-        let expected = "flag --shards: broker.shards: invalid value: string \"many\", \
+        let expected = "flag --shards: broker.shards: \"many\" is not possible, \
                         expected \"auto\" or a number from 1 to 128";
         assert_eq!(refusal, expected);
     }

@@ -130,22 +130,21 @@ fn verifier(
     }
 }
 
-/// Every file that the listeners name and that cannot be used, each once.
+/// Every file that the node and its TLS listeners name and that cannot be used, each once.
 pub(crate) fn check_files(config: &Config, now: SystemTime) -> Vec<CertificateError> {
     let listeners = config.placed_listeners().into_iter().map(|placed| placed.listener);
     let listeners: Vec<Listener> = listeners.filter(|listener| listener.transport.has_tls()).collect();
-    let mut sources = vec![source_of(config, None)];
-    sources.extend(listeners.iter().map(|listener| source_of(config, Some(listener))));
+    let mut pairs = vec![(&config.tls.certificate, &config.tls.key)];
+    pairs.extend(listeners.iter().map(|listener| (&listener.certificate, &listener.key)));
     let mut wrong = Vec::new();
     let mut note = |error: CertificateError| {
         if !wrong.contains(&error) {
             wrong.push(error);
         }
     };
-    for source in sources {
-        if let Source::Files { certificate, key } = source {
-            Certificate::problems_of_files(&certificate, &key, now).into_iter().for_each(&mut note);
-        }
+    for (certificate, key) in pairs {
+        let problems = Certificate::problems_of_files(certificate.as_deref(), key.as_deref(), now);
+        problems.into_iter().for_each(&mut note);
     }
     for path in listeners.iter().filter_map(|listener| listener.client_ca.as_ref()) {
         CurrentAuthorities::load(path).err().into_iter().for_each(&mut note);

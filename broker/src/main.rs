@@ -1,7 +1,7 @@
 //! The `quelea` binary: what was typed becomes an errand, the errand an exit code.
 //!
 //! ```text
-//!   arguments ─► Errand ─► Check, PrintConfig ─► 0 or 2
+//!   arguments ─► Errand ─► Check, PrintConfig, PrintReference ─► 0 or 2
 //!                    └───► Serve ─► banner ─► signals ─┬─ SIGHUP: reload the certificates
 //!                                                      ├─ SIGTERM, SIGINT: drain ─► 0
 //!                                                      └─ a second one: stop now ─► 1
@@ -16,7 +16,7 @@ use clap::Parser;
 use quelea::broker::{Broker, RunningBroker, StartError};
 use quelea::certificate::CertificateError;
 use quelea::cli::{Arguments, Errand};
-use quelea::config::{Config, ConfigError, Loaded, Origin, Problem, Reading, Transport};
+use quelea::config::{Config, ConfigError, Loaded, Origin, Problem, Reading, Transport, reference};
 use quelea::secrets::{Exchanged, Refused, Reloaded, Secret};
 use quelea::{banner, logging};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
     };
     match errand {
         Errand::PrintConfig(loaded) => print(&loaded.to_toml()),
+        Errand::PrintReference => print(&reference()),
         Errand::Check(reading) => check(reading),
         Errand::Serve(loaded) => serve(&loaded),
     }

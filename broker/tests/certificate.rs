@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use quelea::certificate::{Certificate, CurrentCertificate, DEVELOPMENT_PUBLIC_FILE, Source};
+use quelea::certificate::{
+    Certificate, CurrentAuthorities, CurrentCertificate, DEVELOPMENT_PUBLIC_FILE, Source,
+};
 use quelea::state_dir::StateDir;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -107,10 +109,10 @@ fn a_reload_brings_the_new_certificate() {
 fn a_certificate_that_has_expired_is_a_mistake_and_is_served() {
     let (directory, state) = state();
     let paths = write_pair(directory.path(), "a", now() - DAY);
-    let found = Certificate::problems_of_files(&paths.0, &paths.1, now());
+    let found = Certificate::problems_of_files(Some(&paths.0), Some(&paths.1), now());
     let found: Vec<_> = found.iter().map(ToString::to_string).collect();
     assert_eq!(found, [format!("{}: has expired", paths.0.display())]);
-    assert!(Certificate::problems_of_files(&paths.0, &paths.1, now() - 2 * DAY).is_empty());
+    assert!(Certificate::problems_of_files(Some(&paths.0), Some(&paths.1), now() - 2 * DAY).is_empty());
     assert!(CurrentCertificate::load(files(&paths), &state, now()).is_ok());
 }
 
@@ -129,22 +131,27 @@ fn an_invalid_certificate_is_refused_on_reload_and_the_old_one_stays() {
             "no certificate",
             b"".to_vec(),
             key.clone(),
-            "a.crt: holds no certificate, expected -----BEGIN CERTIFICATE-----",
+            "a.crt: is empty, expected -----BEGIN CERTIFICATE-----",
         ),
         (
             "a key for a certificate",
             key.clone(),
             key.clone(),
-            "a.crt: holds no certificate, expected -----BEGIN CERTIFICATE-----",
+            "a.crt: holds a private key but no certificate, expected -----BEGIN CERTIFICATE-----",
         ),
         (
             "no key",
             certificate.clone(),
             b"".to_vec(),
-            "a.key: holds no private key, expected -----BEGIN PRIVATE KEY-----",
+            "a.key: is empty, expected -----BEGIN PRIVATE KEY-----",
         ),
         ("another's key", certificate.clone(), read(&other.1), "a.crt: does not belong to the private key"),
-        ("cut PEM", certificate[..certificate.len() / 2].to_vec(), key.clone(), "a.crt: is not PEM: "),
+        (
+            "cut PEM",
+            certificate[..certificate.len() / 2].to_vec(),
+            key.clone(),
+            "a.crt: is not PEM: it ends before its line -----END CERTIFICATE-----",
+        ),
         ("expired", read(&expired.0), read(&expired.1), "a.crt: has expired"),
     ];
     for (case, new_certificate, new_key, expected) in cases {
@@ -237,4 +244,137 @@ fn handshakes_after_a_reload_see_the_new_certificate() {
     let second = handshake(&server);
     assert_ne!(second, first);
     assert_eq!(&second, current.get().leaf());
+}
+
+fn pem(marker: &str, base64: &str) -> String {
+    format!("-----BEGIN {marker}-----\n{base64}\n-----END {marker}-----\n")
+}
+
+/// A certificate of version 1: without the field that says which version it is.
+fn of_version_1(der: &[u8]) -> Vec<u8> {
+    let version: &[u8] = &[0xa0, 0x03, 0x02, 0x01, 0x02];
+    assert!(der[..2] == [0x30, 0x82] && der[4..6] == [0x30, 0x82] && der[8..].starts_with(version));
+    let shorter = |length: &[u8]| (u16::from_be_bytes([length[0], length[1]]) - 5).to_be_bytes();
+    [&[0x30, 0x82][..], &shorter(&der[2..4]), &[0x30, 0x82], &shorter(&der[6..8]), &der[13..]].concat()
+}
+
+#[test]
+fn what_is_wrong_with_a_file_is_said_in_words_that_can_be_acted_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let path = directory.path().join("file");
+    let cases: [(Vec<u8>, &str, &str); 14] = [
+        (
+            b" \n".into(),
+            "is empty, expected -----BEGIN CERTIFICATE-----",
+            "is empty, expected -----BEGIN PRIVATE KEY-----",
+        ),
+        (
+            b"hello".into(),
+            "holds no certificate, expected -----BEGIN CERTIFICATE-----",
+            "holds no private key, expected -----BEGIN PRIVATE KEY-----",
+        ),
+        (
+            made.cert.der().to_vec(),
+            "is in DER, expected PEM, -----BEGIN CERTIFICATE----- (openssl x509 -inform der -in FILE -out NEW)",
+            "is in DER, expected PEM, -----BEGIN PRIVATE KEY----- (openssl pkey -inform der -in FILE -out NEW)",
+        ),
+        (
+            key.clone().into(),
+            "holds a private key but no certificate, expected -----BEGIN CERTIFICATE-----",
+            "",
+        ),
+        (
+            chain.clone().into(),
+            "",
+            "holds a certificate but no private key, expected -----BEGIN PRIVATE KEY-----",
+        ),
+        (
+            pem("ENCRYPTED PRIVATE KEY", "AAAA").into(),
+            "holds an encrypted private key but no certificate, expected -----BEGIN CERTIFICATE-----",
+            "its private key is encrypted, expected one without a passphrase (openssl pkey -in FILE -out NEW)",
+        ),
+        (
+            pem("RSA PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAAAA").into(),
+            "holds an encrypted private key but no certificate, expected -----BEGIN CERTIFICATE-----",
+            "its private key is encrypted, expected one without a passphrase (openssl pkey -in FILE -out NEW)",
+        ),
+        (
+            pem("CERTIFICATE REQUEST", "AAAA").into(),
+            "holds a request for a certificate but no certificate, expected -----BEGIN CERTIFICATE-----",
+            "holds a request for a certificate but no private key, expected -----BEGIN PRIVATE KEY-----",
+        ),
+        (
+            pem("CERTIFICATE", "AA=AA*").into(),
+            "is not PEM: between its BEGIN and END is something that is not base64; expected the whole certificate as it was issued",
+            "",
+        ),
+        (
+            pem("PRIVATE KEY", "AA=AA*").into(),
+            "",
+            "is not PEM: between its BEGIN and END is something that is not base64; expected the whole private key as it was issued",
+        ),
+        (
+            b"-----BEGIN CERTIFICATE---\nAAAA\n".into(),
+            "is not PEM: its line `-----BEGIN CERTIFICATE---` is not whole, expected -----BEGIN CERTIFICATE-----",
+            "is not PEM: its line `-----BEGIN CERTIFICATE---` is not whole, expected -----BEGIN PRIVATE KEY-----",
+        ),
+        (pem("CERTIFICATE", "AAAA").into(), "its certificate is damaged, expected X.509", ""),
+        (
+            (pem("CERTIFICATE", "AAAA") + &chain).into(),
+            "certificate 1 of 2 in it is damaged, expected X.509",
+            "",
+        ),
+        (
+            pem("PRIVATE KEY", "AAAA").into(),
+            "",
+            "its private key cannot be used: expected RSA of at least 2048 bits, ECDSA (P-256, P-384, P-521) or Ed25519",
+        ),
+    ];
+    let said = |problems: Vec<quelea::certificate::CertificateError>| -> Vec<String> {
+        assert!(problems.iter().all(|problem| problem.path == path));
+        problems.into_iter().map(|problem| problem.what).collect()
+    };
+    let one = |what: &str| if what.is_empty() { vec![] } else { vec![what.to_owned()] };
+    for (contents, of_chain, of_key) in cases {
+        std::fs::write(&path, &contents).unwrap();
+        let shown = String::from_utf8_lossy(&contents);
+        // What a case does not speak of is the other half of the pair.
+        if !of_chain.is_empty() || shown == chain {
+            let problems = Certificate::problems_of_files(Some(&path), None, SystemTime::now());
+            assert_eq!(said(problems), one(of_chain), "chain: {shown}");
+        }
+        if !of_key.is_empty() || shown == key {
+            let problems = Certificate::problems_of_files(None, Some(&path), SystemTime::now());
+            assert_eq!(said(problems), one(of_key), "key: {shown}");
+        }
+    }
+}
+
+#[test]
+fn a_certificate_that_tls_does_not_take_is_counted_in_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let authorities = directory.path().join("authorities.pem");
+    std::fs::write(&authorities, made.cert.pem() + &pem("CERTIFICATE", "AAAA")).unwrap();
+    let refusal = CurrentAuthorities::load(&authorities).unwrap_err();
+    assert_eq!(refusal.what, "certificate 2 of 2 in it is damaged, expected X.509");
+    let absent = CurrentAuthorities::load(&directory.path().join("absent")).unwrap_err();
+    assert_eq!(absent.what, "No such file or directory (os error 2)");
+
+    let (chain, key) = (directory.path().join("v1.crt"), directory.path().join("v1.key"));
+    // Long enough that its lengths keep their form when five bytes are taken away.
+    let made = rcgen::generate_simple_self_signed([format!("{}.example", "a".repeat(60))]).unwrap();
+    let old = pem_of(&of_version_1(made.cert.der()));
+    std::fs::write(&chain, &old).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let problems = Certificate::problems_of_files(Some(&chain), Some(&key), SystemTime::now());
+    let said: Vec<_> = problems.iter().map(|problem| problem.what.as_str()).collect();
+    assert_eq!(said, ["its certificate is X.509 of version 1 or 2, expected version 3"]);
+}
+
+fn pem_of(der: &[u8]) -> String {
+    use base64::Engine;
+    pem("CERTIFICATE", &base64::engine::general_purpose::STANDARD.encode(der))
 }

@@ -5,7 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use quelea::config::{ByteSize, Config, LogFormat, MemoryMax, Origin, Override, Shards, load};
+use quelea::broker::Broker;
+use quelea::config::{
+    ByteSize, Config, LogFormat, MemoryMax, Origin, Override, Shards, load, read, reference,
+};
 
 fn file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -84,55 +87,52 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
     let cases = [
         (
             "[mqtt]\npackt_max = \"1MiB\"",
-            "FILE:2: mqtt.packt_max: unknown key `packt_max`, expected one of `packet_max`, `receive_maximum`, `topic_alias_maximum`, `topic_alias_bytes_max`, `client_id_bytes_max`, `topic_levels_max`, `subscriptions_max`, `former_connections_max`, `connect_timeout`, `session_expiry_max`, `queue_messages_max`, `queue_bytes_max`, `on_full`, `full_deadline`, `on_slow`, `response_root`",
+            "FILE:2: mqtt.packt_max: unknown key `packt_max`, did you mean `packet_max`?",
         ),
-        (
-            "\n\n[mqt]\n",
-            "FILE:3: mqt: unknown key `mqt`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `io`, `mqtt`, `log`",
-        ),
+        ("\n\n[mqt]\n", "FILE:3: mqt: unknown section `mqt`, did you mean `mqtt`?"),
         (
             "[mqtt]\npacket_max = 12",
-            "FILE:2: mqtt.packet_max: invalid type: integer `12`, expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+            "FILE:2: mqtt.packet_max: 12 is not possible, expected a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
         ),
         (
             "[mqtt]\n# a comment\npacket_max = \"12 parsecs\"",
-            "FILE:3: mqtt.packet_max: invalid value: string \"12 parsecs\", expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+            "FILE:3: mqtt.packet_max: \"12 parsecs\" is not possible, expected a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
         ),
         (
             "[mqtt]\nconnect_timeout = \"10\"",
-            "FILE:2: mqtt.connect_timeout: invalid value: string \"10\", expected a duration such as \"10s\" (units: ms, s, m, h, d)",
+            "FILE:2: mqtt.connect_timeout: \"10\" is not possible, expected a duration from \"1s\" to \"10m\" (units: ms, s, m, h, d)",
         ),
         (
             "[mqtt]\nfull_deadline = \"0s\"",
-            "FILE:2: mqtt.full_deadline: 0s is out of range, expected 0.1s to 3600s",
+            "FILE:2: mqtt.full_deadline: \"0s\" is not possible, expected a duration from \"100ms\" to \"1h\" (units: ms, s, m, h, d)",
         ),
         (
             "[mqtt]\nreceive_maximum = -1",
-            "FILE:2: mqtt.receive_maximum: invalid value: integer `-1`, expected a whole number from 0 to 4294967295",
+            "FILE:2: mqtt.receive_maximum: -1 is not possible, expected a whole number from 1 to 65535",
         ),
         (
             "[mqtt]\nreceive_maximum = 0\n\nqueue_messages_max = 0",
-            "FILE:2: mqtt.receive_maximum: 0 is out of range, expected 1 to 65535\nFILE:4: mqtt.queue_messages_max: 0 is out of range, expected 1 to 1000000",
+            "FILE:2: mqtt.receive_maximum: 0 is not possible, expected a whole number from 1 to 65535\nFILE:4: mqtt.queue_messages_max: 0 is not possible, expected a whole number from 1 to 1000000",
         ),
         (
             "[mqtt]\ntopic_levels_max = 129\nsubscriptions_max = 0\n\nformer_connections_max = 1001",
-            "FILE:2: mqtt.topic_levels_max: 129 is out of range, expected 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is out of range, expected 1 to 100000\nFILE:5: mqtt.former_connections_max: 1001 is out of range, expected 1 to 1000",
+            "FILE:2: mqtt.topic_levels_max: 129 is not possible, expected a whole number from 1 to 128\nFILE:3: mqtt.subscriptions_max: 0 is not possible, expected a whole number from 1 to 100000\nFILE:5: mqtt.former_connections_max: 1001 is not possible, expected a whole number from 1 to 1000",
         ),
         (
             "[mqtt]\npacket_max = \"1GiB\"",
-            "FILE:2: mqtt.packet_max: 1GiB is out of range, expected 1KiB to 255MiB",
+            "FILE:2: mqtt.packet_max: \"1GiB\" is not possible, expected a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
         ),
         (
             "[quic]\nidle_timeout = \"1ms\"",
-            "FILE:2: quic.idle_timeout: 0.001s is out of range, expected 5s to 3600s",
+            "FILE:2: quic.idle_timeout: \"1ms\" is not possible, expected a duration from \"5s\" to \"1h\" (units: ms, s, m, h, d)",
         ),
         (
             "[quic]\nhandshakes_max = 0",
-            "FILE:2: quic.handshakes_max: 0 is out of range, expected 1 to 1000000",
+            "FILE:2: quic.handshakes_max: 0 is not possible, expected a whole number from 1 to 1000000",
         ),
         (
             "[io]\nbackend = \"kqueue\"",
-            "FILE:2: io.backend: unknown variant `kqueue`, expected one of `auto`, `io_uring`, `epoll`",
+            "FILE:2: io.backend: \"kqueue\" is not possible, expected one of \"auto\", \"io_uring\", \"epoll\"",
         ),
         (
             "[io]\ndatagram_buffers = 100\nstream_buffers = 65536",
@@ -140,11 +140,11 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "[io]\ntcp_keepalive = \"3s\"",
-            "FILE:2: io.tcp_keepalive: 3s is out of range, expected 4s to 32767s",
+            "FILE:2: io.tcp_keepalive: \"3s\" is not possible, expected a duration from \"4s\" to \"32767s\", or \"0s\" (units: ms, s, m, h, d)",
         ),
         (
             "[broker]\nconnections_max = 0",
-            "FILE:2: broker.connections_max: 0 is out of range, expected 1 to 16000000",
+            "FILE:2: broker.connections_max: 0 is not possible, expected a whole number from 1 to 16000000",
         ),
         (
             "[quic]\nlisten = [\"[::1]:1\", \"127.0.0.1:1\", \"127.0.0.1:2\", \"127.0.0.1:1\"]",
@@ -160,34 +160,37 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
         ),
         (
             "[broker]\nshards = 0",
-            "FILE:2: broker.shards: invalid value: integer `0`, expected \"auto\" or a number from 1 to 128",
+            "FILE:2: broker.shards: 0 is not possible, expected \"auto\" or a number from 1 to 128",
         ),
         (
             "[broker]\nshards = \"all\"",
-            "FILE:2: broker.shards: invalid value: string \"all\", expected \"auto\" or a number from 1 to 128",
+            "FILE:2: broker.shards: \"all\" is not possible, expected \"auto\" or a number from 1 to 128",
         ),
         (
             "[broker]\nmemory_max = \"100%\"",
-            "FILE:2: broker.memory_max: invalid value: string \"100%\", expected a share such as \"70%\" (1% to 95%) or a size such as \"2GiB\"",
+            "FILE:2: broker.memory_max: \"100%\" is not possible, expected a share such as \"70%\" (1% to 95%) or a size from \"64MiB\" to \"1048576GiB\"",
         ),
         (
             "[tcp]\nlisten = \"localhost:1883\"",
-            "FILE:2: tcp.listen: invalid value: string \"localhost:1883\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none",
+            "FILE:2: tcp.listen: \"localhost:1883\" is not possible, expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none",
         ),
         (
             "[tcp]\nlisten = [\n  \"127.0.0.1:1883\",\n  \"1883\",\n]",
-            "FILE:4: tcp.listen: invalid value: string \"1883\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none",
+            "FILE:4: tcp.listen: \"1883\" is not possible, expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"",
         ),
         (
             "[tcp]\nallow_anonymous = \"yes\"",
-            "FILE:2: tcp.allow_anonymous: invalid type: string \"yes\", expected a boolean",
+            "FILE:2: tcp.allow_anonymous: \"yes\" is not possible, expected true or false",
         ),
-        ("[log]\nformat = \"xml\"", "FILE:2: log.format: unknown variant `xml`, expected `text` or `json`"),
+        (
+            "[log]\nformat = \"xml\"",
+            "FILE:2: log.format: \"xml\" is not possible, expected \"text\" or \"json\"",
+        ),
         (
             "[mqtt]\non_full = \"block\"",
-            "FILE:2: mqtt.on_full: unknown variant `block`, expected one of `drop_oldest`, `drop_new`, `end_session`",
+            "FILE:2: mqtt.on_full: \"block\" is not possible, expected one of \"drop_oldest\", \"drop_new\", \"end_session\"",
         ),
-        ("tcp = 3", "FILE:1: tcp: invalid type: integer `3`, expected a section"),
+        ("tcp = 3", "FILE:1: tcp: 3 is not possible, expected a section"),
         (
             "[tls]\ncertificate = \"a.pem\"",
             "FILE:2: tls.certificate: needs tls.key, the private key of this certificate",
@@ -200,7 +203,10 @@ fn refusals_of_a_file_name_line_key_and_what_was_expected() {
             "tcp = { listen = [] }\ntls = { listen = [] }\nws = { listen = [] }\nwss = { listen = [] }\nquic = { listen = [] }",
             "FILE:1: tcp.listen: no address to listen on, here or elsewhere: no client could connect",
         ),
-        ("[tcp]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"", "FILE:3: duplicate key"),
+        (
+            "[tcp]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"",
+            "FILE:3: tcp.listen: this key stands twice, expected once (first in line 2)",
+        ),
         ("[tcp\n", "FILE:1: unclosed table, expected `]`"),
     ];
     for (text, expected) in cases {
@@ -282,17 +288,17 @@ fn refusals_of_the_environment_name_the_variable() {
         (
             "QUELEA_MQTT__PACKET_MAX",
             "12",
-            "environment variable QUELEA_MQTT__PACKET_MAX: mqtt.packet_max: invalid type: integer `12`, expected a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
+            "environment variable QUELEA_MQTT__PACKET_MAX: mqtt.packet_max: 12 is not possible, expected a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)",
         ),
         (
             "QUELEA_MQTT__RECEIVE_MAXIMUM",
             "many",
-            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: invalid type: string \"many\", expected a whole number from 0 to 4294967295",
+            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: \"many\" is not possible, expected a whole number from 1 to 65535",
         ),
         (
             "QUELEA_MQTT__RECEIVE_MAXIMUM",
             "70000",
-            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: 70000 is out of range, expected 1 to 65535",
+            "environment variable QUELEA_MQTT__RECEIVE_MAXIMUM: mqtt.receive_maximum: 70000 is not possible, expected a whole number from 1 to 65535",
         ),
         (
             "QUELEA_LOG__COLOUR",
@@ -302,7 +308,7 @@ fn refusals_of_the_environment_name_the_variable() {
         (
             "QUELEA_LOGS__LEVEL",
             "info",
-            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown key `logs`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `io`, `mqtt`, `log`",
+            "environment variable QUELEA_LOGS__LEVEL: logs.level: unknown section `logs`, did you mean `log`?",
         ),
     ];
     for (name, value, expected) in cases {
@@ -430,14 +436,17 @@ fn listeners_of_every_kind_stand_beside_those_of_the_sections() {
 fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
     let head = "[[listeners]]\ntype = \"tcp\"\nlisten = \"127.0.0.1:1\"\n[[listeners]]\n";
     let cases = [
-        ("type = \"tcp\"", "FILE:4: listeners[1]: missing key `listen`"),
+        (
+            "type = \"tcp\"",
+            "FILE:4: listeners[1]: missing key `listen`, expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"",
+        ),
         (
             "type = \"udp\"\nlisten = \"127.0.0.1:2\"",
-            "FILE:5: listeners[1].type: unknown variant `udp`, expected one of `tcp`, `tls`, `ws`, `wss`, `quic`",
+            "FILE:5: listeners[1].type: \"udp\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
         ),
         (
             "type = \"tcp\"\nlisten = \"2\"",
-            "FILE:6: listeners[1].listen: invalid value: string \"2\", expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"",
+            "FILE:6: listeners[1].listen: \"2\" is not possible, expected an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"",
         ),
         (
             "type = \"tcp\"\nlisten = \"0.0.0.0:2\"",
@@ -465,11 +474,11 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
         ),
         (
             "type = \"ws\"\nlisten = \"127.0.0.1:2\"\npath = \"mqtt\"",
-            "FILE:7: listeners[1].path: \"mqtt\" is not a path such as \"/mqtt\"",
+            "FILE:7: listeners[1].path: \"mqtt\" is not possible, expected a path such as \"/mqtt\", of at most 1024 bytes",
         ),
         (
             "type = \"ws\"\nlisten = \"127.0.0.1:2\"\norigins = [\"example.org\"]",
-            "FILE:7: listeners[1].origins: \"example.org\" is not a site such as \"https://example.org\", or \"*\"",
+            "FILE:7: listeners[1].origins: \"example.org\" is not possible, expected a site such as \"https://example.org\", or \"*\"",
         ),
         (
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nproxy_trusted = [\"10.0.0.0/8\"]",
@@ -481,15 +490,15 @@ fn refusals_of_a_listener_name_its_line_its_number_and_its_key() {
         ),
         (
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nproxy_trusted = [\"10.0.0.0/33\"]",
-            "FILE:7: listeners[1].proxy_trusted: invalid value: string \"10.0.0.0/33\", expected an address or a range of them such as \"10.0.0.0/8\"",
+            "FILE:7: listeners[1].proxy_trusted: \"10.0.0.0/33\" is not possible, expected an address or a range of them such as \"10.0.0.0/8\"",
         ),
         (
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nconnections_max = 0",
-            "FILE:7: listeners[1].connections_max: 0 is out of range, expected 1 to 16000000",
+            "FILE:7: listeners[1].connections_max: 0 is not possible, expected a whole number from 1 to 16000000",
         ),
         (
             "type = \"tcp\"\nlisten = \"127.0.0.1:2\"\nconnections_per_network_max = 0",
-            "FILE:7: listeners[1].connections_per_network_max: 0 is out of range, expected 1 to 16000000",
+            "FILE:7: listeners[1].connections_per_network_max: 0 is not possible, expected a whole number from 1 to 16000000",
         ),
         (
             "type = \"ws\"\nlisten = \"127.0.0.1:2\"\nhandshakes_per_network_max = 9",
@@ -589,6 +598,7 @@ listen = "127.0.0.1:1883"
             "FILE:19 listeners[0].client_ca",
             "FILE:22 listeners[1].type",
             "FILE:23 listeners[1].listen",
+            "FILE:24 listeners[1].path",
             "FILE:28 listeners[2].listen",
             "environment variable QUELEA_TCP__LISTN tcp.listn",
             "environment variable QUELEA_MQTT__RESPONSE_ROOT mqtt.response_root",
@@ -615,4 +625,303 @@ fn what_follows_from_a_mistake_is_not_another() {
         let refusal = refusal_of_file(text);
         assert!(refusal.starts_with(&format!("{expected}: ")) && refusal.lines().count() == 1, "{refusal}");
     }
+}
+
+#[test]
+fn a_wrong_type_does_not_hide_the_other_mistakes_of_its_listener() {
+    let text = r#"
+[[listeners]]
+type = "udp"
+listen = "0.0.0.0:8885"
+connections_max = 0
+certificate = "/nonexistent/chain.pem"
+client_certificates = "required!"
+client_ca = "/nonexistent/clients.pem"
+proxy_trusted = ["10.0.0.0/33", "10.0.0.0/8", "all"]
+path = "mqtt"
+origins = ["example.org", "https://example.org", 3]
+paths = "mqtt"
+
+[[listeners]]
+listen = "0.0.0.0:8886"
+"#;
+    let expected = [
+        "FILE:3: listeners[0].type: \"udp\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
+        "FILE:5: listeners[0].connections_max: 0 is not possible, expected a whole number from 1 to 16000000",
+        "FILE:6: listeners[0].certificate: needs listeners[0].key, the private key of this certificate",
+        "FILE:7: listeners[0].client_certificates: \"required!\" is not possible, expected one of \"off\", \"optional\", \"required\"",
+        "FILE:9: listeners[0].proxy_trusted: \"10.0.0.0/33\" is not possible, expected an address or a range of them such as \"10.0.0.0/8\"",
+        "FILE:9: listeners[0].proxy_trusted: \"all\" is not possible, expected an address or a range of them such as \"10.0.0.0/8\"",
+        "FILE:10: listeners[0].path: \"mqtt\" is not possible, expected a path such as \"/mqtt\", of at most 1024 bytes",
+        "FILE:11: listeners[0].origins: 3 is not possible, expected a site such as \"https://example.org\", or \"*\"",
+        "FILE:12: listeners[0].paths: unknown key `paths`, did you mean `path`?",
+        "FILE:14: listeners[1]: missing key `type`, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
+        "FILE:15: listeners[1].listen: 0.0.0.0:8886 can be reached from other machines, and clients are not asked who they are; if that is meant, set listeners[1].allow_anonymous = true, else listen on 127.0.0.1",
+    ];
+    assert_eq!(refusal_of_file(text).lines().collect::<Vec<_>>(), expected);
+
+    let file = file(text);
+    let config = read(Some(file.path()), [], vec![]).loaded.config;
+    let paths = Broker::check_files(&config).into_iter().map(|error| error.path.display().to_string());
+    assert_eq!(paths.collect::<Vec<_>>(), ["/nonexistent/chain.pem", "/nonexistent/clients.pem"]);
+}
+
+#[test]
+fn every_item_of_a_list_is_told_with_its_line() {
+    let address = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"";
+    let text =
+        "[tcp]\nlisten = [\n  \"1883\",\n  \"127.0.0.1:1\",\n  2,\n]\n[quic]\nlisten = \"a, 127.0.0.1:2,b\"";
+    let expected = [
+        format!("FILE:3: tcp.listen: \"1883\" is not possible, expected {address}"),
+        format!("FILE:5: tcp.listen: 2 is not possible, expected {address}"),
+        format!("FILE:8: quic.listen: \"a\" is not possible, expected {address}"),
+        format!("FILE:8: quic.listen: \"b\" is not possible, expected {address}"),
+    ];
+    assert_eq!(refusal_of_file(text).lines().collect::<Vec<_>>(), expected);
+    let error = load(None, environment(&[("QUELEA_TCP__LISTEN", "[\"1\", \"2\"]")]), vec![]).unwrap_err();
+    assert_eq!(error.problems.len(), 2, "{error}");
+    let text = "[ws]\norigins = [\"a\", \"https://b\", \"c/\"]";
+    assert_eq!(refusal_of_file(text).matches("expected a site such as").count(), 2);
+}
+
+#[test]
+fn a_wrong_type_is_told_what_its_key_expects() {
+    let cases = [
+        ("on_slow = 3", "3 is not possible, expected one of \"disconnect\", \"drop_oldest\", \"drop_new\""),
+        (
+            "on_slow = [3]",
+            "a list is not possible, expected one of \"disconnect\", \"drop_oldest\", \"drop_new\"",
+        ),
+        ("on_slow.disconnect = 1", "a section is not possible, expected one of \"disconnect\""),
+        ("receive_maximum = \"32\"", "\"32\" is not possible, expected a whole number from 1 to 65535"),
+        ("receive_maximum = 1.5", "1.5 is not possible, expected a whole number from 1 to 65535"),
+        ("queue_bytes_max = 1024", "1024 is not possible, expected a size from \"1KiB\" to \"1GiB\""),
+        (
+            "session_expiry_max = true",
+            "true is not possible, expected a duration from \"0s\" to \"4294967294s\"",
+        ),
+    ];
+    for (line, expected) in cases {
+        let refusal = refusal_of_file(&format!("[mqtt]\n{line}"));
+        let (place, said) = refusal.split_once(": ").and_then(|(_, rest)| rest.split_once(": ")).unwrap();
+        assert!(place.starts_with("mqtt.") && said.starts_with(expected), "{refusal}");
+    }
+    let long = refusal_of_file(&format!("[mqtt]\non_slow = \"{}\"", "x".repeat(10_000)));
+    assert!(long.len() < 300, "{} bytes", long.len());
+}
+
+#[test]
+fn the_key_that_was_meant_is_named() {
+    let cases = [
+        (
+            "[mqtt]\nrecieve_maximum = 3",
+            "mqtt.recieve_maximum: unknown key `recieve_maximum`, did you mean `receive_maximum`?",
+        ),
+        (
+            "[mqtt]\npacket-max = \"1MiB\"",
+            "mqtt.packet-max: unknown key `packet-max`, did you mean `packet_max`?",
+        ),
+        (
+            "[tcp]\nidle_timeout = \"9s\"",
+            "tcp.idle_timeout: unknown key `idle_timeout`, did you mean `quic.idle_timeout`?",
+        ),
+        (
+            "[tcp]\npath = \"/\"",
+            "tcp.path: unknown key `path`, did you mean `ws.path` or `wss.path` or `listeners.path`?",
+        ),
+        ("[tcp]\nport = 1883", "tcp.port: unknown key `port`, expected `listen` or `allow_anonymous`"),
+        (
+            "[websocket]\n",
+            "websocket: unknown section `websocket`, expected one of `broker`, `quic`, `tcp`, `tls`, `ws`, `wss`, `listeners`, `admin`, `io`, `mqtt`, `log`",
+        ),
+        ("shards = 3", "shards: is a key and stands in no section, did you mean `broker.shards`?"),
+    ];
+    for (text, expected) in cases {
+        let refusal = refusal_of_file(text);
+        assert_eq!(refusal.split_once(": ").unwrap().1, expected);
+    }
+}
+
+#[test]
+fn a_line_that_is_not_toml_does_not_hide_the_others() {
+    let text = "\
+[tcp]
+listen = 127.0.0.1:1883 # quotes are missing
+allow_anonymous: true
+
+[mqtt]
+packet_max = 12
+on_slow = drop_new
+receive_maximum =
+receive_maximum = 0
+packet_max = \"1MiB\"
+
+[quic]
+listen = \"0.0.0.0:14567\"
+allow_anonymous = yes
+
+[mqtt]
+[log]
+level = \"loud\"
+";
+    let refusal = refusal_of_file(text);
+    let address = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none";
+    let choices = "one of \"disconnect\", \"drop_oldest\", \"drop_new\"";
+    let number = "a whole number from 1 to 65535";
+    let size = "a size from \"1KiB\" to \"255MiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)";
+    assert_eq!(
+        refusal.lines().collect::<Vec<_>>(),
+        [
+            format!("FILE:2: tcp.listen: 127.0.0.1:1883 cannot be read, expected {address}"),
+            "FILE:3: tcp.allow_anonymous: has no value, expected `=` and true or false".to_owned(),
+            format!("FILE:6: mqtt.packet_max: 12 is not possible, expected {size}"),
+            format!("FILE:7: mqtt.on_slow: drop_new cannot be read, expected {choices}"),
+            format!("FILE:8: mqtt.receive_maximum: has no value, expected {number}"),
+            "FILE:10: mqtt.packet_max: this key stands twice, expected once (first in line 6)".to_owned(),
+            "FILE:14: quic.allow_anonymous: yes cannot be read, expected true or false".to_owned(),
+            "FILE:16: mqtt: this section stands twice, expected once (first in line 5)".to_owned(),
+            "FILE:18: log.level: \"loud\" is not possible, expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"".to_owned(),
+        ]
+    );
+}
+
+/// Nothing is said of what may have been swallowed, or stands in a section that cannot be told.
+#[test]
+fn a_torn_file_is_told_its_tear_and_no_more() {
+    for (text, line) in [
+        ("[tcp\nlisten = 3\n", 1),
+        ("[mqtt]\non_slow = 3\n[tcp] listen = 3\n", 3),
+        ("[tcp]\nlisten = [\"127.0.0.1:1\",\nallow_anonymous = 3\n", 3),
+    ] {
+        let variables = environment(&[("QUELEA_QUIC__LISTEN", "0.0.0.0:1")]);
+        let file = file(text);
+        let problems = load(Some(file.path()), variables, vec![]).unwrap_err().problems;
+        let torn = Origin::File { path: file.path().to_owned(), line };
+        assert!(problems.iter().all(|problem| problem.origin == torn), "{text}: {problems:?}");
+    }
+    let latin = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(latin.path(), b"[tcp]\n# K\xf6ln\n").unwrap();
+    let refusal = load(Some(latin.path()), [], vec![]).unwrap_err().to_string();
+    assert!(refusal.ends_with(":2: is not text in UTF-8"), "{refusal}");
+}
+
+#[test]
+fn sections_in_the_wrong_brackets_are_read_all_the_same() {
+    let text =
+        "[listeners]\ntype = \"tpc\"\nlisten = \"127.0.0.1:1\"\n[[mqtt]]\non_slow = 3\n[[log]]\nlevel = 1\n";
+    let refusal = refusal_of_file(text);
+    let choices = "expected one of \"disconnect\", \"drop_oldest\", \"drop_new\"";
+    assert_eq!(
+        refusal.lines().collect::<Vec<_>>(),
+        [
+            "FILE:1: listeners: a list is expected: [[listeners]], with two brackets, for each",
+            "FILE:2: listeners[0].type: \"tpc\" is not possible, expected one of \"tcp\", \"tls\", \"ws\", \"wss\", \"quic\"",
+            "FILE:4: mqtt: stands once, expected [mqtt] with one bracket",
+            &format!("FILE:5: mqtt.on_slow: 3 is not possible, {choices}"),
+            "FILE:6: log: stands once, expected [log] with one bracket",
+            "FILE:7: log.level: 1 is not possible, expected one of \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+        ]
+    );
+    assert_eq!(
+        refusal_of_file("listeners = 3\ntcp = [3]"),
+        "FILE:1: listeners: 3 is not possible, expected sections [[listeners]]\nFILE:2: tcp: a list is not possible, expected a section"
+    );
+    let error =
+        load(None, environment(&[("QUELEA_LISTENERS__TYPE", "tcp")]), vec![]).unwrap_err().to_string();
+    assert!(error.ends_with("a list can only be said in a file, expected [[listeners]] there"), "{error}");
+}
+
+#[test]
+fn a_listener_of_unknown_type_clashes_with_nobody() {
+    let text = "[[listeners]]\ntype = \"udp\"\nlisten = \"127.0.0.1:1883\"\n[[listeners]]\ntype = \"quic\"\nlisten = \"127.0.0.1:1883\"";
+    let refusal = refusal_of_file(text);
+    assert!(refusal.starts_with("FILE:2: listeners[0].type: ") && refusal.lines().count() == 1, "{refusal}");
+}
+
+/// The settings of a file that are comments, as they are once their `#` is taken away.
+fn uncommented(text: &str) -> String {
+    let is_setting = |rest: &str| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let lines =
+        text.lines().map(|line| line.strip_prefix('#').filter(|rest| is_setting(rest)).unwrap_or(line));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_reference_in_the_repository_is_the_one_that_is_printed() {
+    let committed = include_str!("../../contrib/quelea.toml");
+    assert!(committed == reference(), "out of date: cargo run -p quelea -- config > contrib/quelea.toml");
+}
+
+#[test]
+fn the_reference_sets_nothing_as_it_is() {
+    let file = file(&reference());
+    assert_eq!(load(Some(file.path()), [], vec![]).unwrap().config, Config::default());
+}
+
+#[test]
+fn the_reference_shows_every_key_with_its_default() {
+    let text = reference();
+    let shown: toml::Table = toml::from_str(&uncommented(&text)).unwrap();
+    let defaults = toml::Table::try_from(Config::default()).unwrap();
+    assert_eq!(shown.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
+    let mut without_default = Vec::new();
+    for (section, keys) in &shown {
+        // A listener has a type and an address of its own and takes the rest from elsewhere.
+        let Some(keys) = keys.as_table() else { continue };
+        let defaults = defaults[section].as_table().unwrap();
+        assert!(defaults.keys().all(|key| keys.contains_key(key)), "[{section}] lacks one of {defaults}");
+        for (key, value) in keys {
+            match defaults.get(key) {
+                Some(default) => assert_eq!(value, default, "{section}.{key}"),
+                None => without_default.push(format!("{section}.{key}")),
+            }
+        }
+    }
+    let expected =
+        ["broker.data_dir", "quic.handshakes_max", "tls.certificate", "tls.key", "ws.origins", "wss.origins"];
+    assert_eq!(without_default, expected);
+    assert_eq!(
+        text.matches("; unset: ").count(),
+        expected.len() + shown["listeners"][0].as_table().unwrap().len() - 5
+    );
+}
+
+/// What is shown as an example can be set: every line is readable, and what the rules still miss are files and each other.
+#[test]
+fn every_example_of_the_reference_can_be_read() {
+    let file = file(&uncommented(&reference()));
+    let reading = read(Some(file.path()), [], vec![]);
+    let said: Vec<_> = reading.problems.iter().map(|problem| problem.what.as_str()).collect();
+    let of_other_types =
+        |what: &&str| !what.starts_with("has a meaning where") && !what.starts_with("needs ");
+    assert_eq!(said.iter().filter(|what| of_other_types(what)).count(), 0, "{said:?}");
+    assert_eq!(reading.loaded.config.listeners.len(), 1);
+    assert_eq!(reading.loaded.config.quic.handshakes_max, Some(8_192));
+}
+
+/// The whole table at once: no key takes what is no value of any, and each says what it takes.
+#[test]
+fn every_key_refuses_what_it_cannot_be_and_says_what_it_expects() {
+    let text = uncommented(&reference());
+    let wrong: Vec<String> = text
+        .lines()
+        .map(|line| match line.split_once(" = ") {
+            Some((key, _)) if !line.starts_with('#') => format!("{key} = 2026-01-01"),
+            _ => line.to_owned(),
+        })
+        .collect();
+    let mistakes = wrong.iter().filter(|line| line.ends_with(" = 2026-01-01")).count();
+    let file = file(&wrong.join("\n"));
+    let problems = load(Some(file.path()), [], vec![]).unwrap_err().problems;
+    assert_eq!(problems.len(), mistakes);
+    for problem in problems {
+        let Origin::File { line, .. } = problem.origin else { panic!("{problem}") };
+        let (key, _) = wrong[line - 1].split_once(" = ").unwrap();
+        assert!(problem.key.as_ref().is_some_and(|path| path.ends_with(&format!(".{key}"))), "{problem}");
+        // The comment above the setting in the reference says the same.
+        let expected = problem.what.strip_prefix("2026-01-01 is not possible, expected ").unwrap();
+        let comment = wrong[line - 2].trim_start_matches("# ").to_lowercase();
+        assert!(comment.starts_with(&expected.to_lowercase()), "{comment}: {problem}");
+    }
+    assert!(mistakes > 60, "{mistakes}");
 }

@@ -14,7 +14,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, SignatureScheme};
 
-use super::{CertificateError, parse_chain, provider};
+use super::{CertificateError, parse_chain, provider, read, words};
 
 /// The authorities of one file.
 #[derive(Debug)]
@@ -69,11 +69,11 @@ impl CurrentAuthorities {
 impl Authorities {
     fn load(path: &Path) -> Result<Self, CertificateError> {
         let error = |what: String| CertificateError { path: path.to_owned(), what };
-        let pem = std::fs::read(path).map_err(|refused| error(refused.to_string()))?;
-        let certificates = parse_chain(&pem).map_err(error)?;
+        let certificates = read(path, parse_chain)?;
         let mut roots = RootCertStore::empty();
-        for authority in &certificates {
-            roots.add(authority.clone()).map_err(|refused| error(refused.to_string()))?;
+        for (index, authority) in certificates.iter().enumerate() {
+            let refused = |said| error(words::of_certificate(&said, index + 1, certificates.len()));
+            roots.add(authority.clone()).map_err(refused)?;
         }
         let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider()));
         // Who must show one is decided above it.

@@ -12,6 +12,7 @@
 mod authority;
 mod development;
 mod validity;
+mod words;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -19,9 +20,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use rustls::InconsistentKeys;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -80,20 +82,30 @@ impl Certificate {
         Self::new(chain, key).map_err(|what| CertificateError { path: certificate.to_owned(), what })
     }
 
-    /// Everything that [`Self::from_files`] has against the two files, not only the first.
+    /// Everything that is wrong with the two files, or with the one of them that there is, not only the first.
     #[must_use]
-    pub fn problems_of_files(certificate: &Path, key: &Path, now: SystemTime) -> Vec<CertificateError> {
-        let each = [read(certificate, parse_chain).err(), read(key, parse_key).err()];
-        let each: Vec<_> = each.into_iter().flatten().collect();
-        if !each.is_empty() {
-            return each;
+    pub fn problems_of_files(
+        certificate: Option<&Path>,
+        key: Option<&Path>,
+        now: SystemTime,
+    ) -> Vec<CertificateError> {
+        let chain = certificate.map(|path| (path, read(path, parse_chain)));
+        let key = key.map(|path| read(path, parse_key));
+        let mut problems = Vec::new();
+        let chain = chain.and_then(|(path, chain)| Some((path, kept(chain, &mut problems)?)));
+        let key = key.and_then(|key| kept(key, &mut problems));
+        let Some((path, chain)) = chain else { return problems };
+        let mut note = |what: String| problems.push(CertificateError { path: path.to_owned(), what });
+        match Leaf::of(&chain) {
+            Ok(leaf) if leaf.not_after <= now => note("has expired".to_owned()),
+            Ok(_) => {}
+            Err(what) => note(what),
         }
-        match Self::from_files(certificate, key) {
-            Ok(whole) if whole.expires_within(Duration::ZERO, now) => {
-                vec![CertificateError { path: certificate.to_owned(), what: "has expired".to_owned() }]
-            }
-            whole => whole.err().into_iter().collect(),
+        if let Some(key) = key {
+            Self::new(chain, key).err().into_iter().for_each(note);
         }
+        problems.dedup();
+        problems
     }
 
     /// Loads `source`; a development certificate is made or renewed where needed, as of `now`.
@@ -107,14 +119,19 @@ impl Certificate {
         }
     }
 
-    fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, String> {
-        let leaf = chain.first().ok_or("holds no certificate")?;
-        let fingerprint = sha256(leaf);
-        let not_after = validity::not_after(leaf).ok_or("its validity cannot be read")?;
-        let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => "does not belong to the private key".to_owned(),
-            other => other.to_string(),
-        })?;
+    fn new(chain: Vec<CertificateDer<'static>>, key: Arc<dyn SigningKey>) -> Result<Self, String> {
+        let Leaf { fingerprint, not_after } = Leaf::of(&chain)?;
+        let count = chain.len();
+        let key = CertifiedKey::new(chain, key);
+        match key.keys_match() {
+            // A key that does not tell its public half is believed.
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
+            Err(rustls::Error::InconsistentKeys(_)) => {
+                return Err("does not belong to the private key: expected the certificate of that key first"
+                    .to_owned());
+            }
+            Err(error) => return Err(words::of_certificate(&error, 1, count)),
+        }
         Ok(Self { key: Arc::new(key), fingerprint, not_after })
     }
 
@@ -147,6 +164,21 @@ impl Certificate {
     #[must_use]
     pub fn expires_within(&self, within: Duration, now: SystemTime) -> bool {
         self.not_after <= now + within
+    }
+}
+
+/// What we read ourselves out of the first certificate of a chain.
+struct Leaf {
+    fingerprint: [u8; 32],
+    not_after: SystemTime,
+}
+
+impl Leaf {
+    fn of(chain: &[CertificateDer<'static>]) -> Result<Self, String> {
+        let leaf = chain.first().ok_or("holds no certificate")?;
+        let damaged = || words::of_certificate(&rustls::CertificateError::BadEncoding.into(), 1, chain.len());
+        let not_after = validity::not_after(leaf).ok_or_else(damaged)?;
+        Ok(Self { fingerprint: sha256(leaf), not_after })
     }
 }
 
@@ -212,27 +244,31 @@ pub(crate) fn provider() -> CryptoProvider {
 
 /// Reads a file and takes out of it what is wanted.
 fn read<T>(path: &Path, parse: fn(&[u8]) -> Result<T, String>) -> Result<T, CertificateError> {
-    let contents = std::fs::read(path).map_err(|error| error.to_string());
+    let contents = std::fs::read(path).map_err(|error| words::of_io(&error));
     let parsed = contents.and_then(|contents| parse(&contents));
     parsed.map_err(|what| CertificateError { path: path.to_owned(), what })
 }
 
 fn parse_chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| format!("is not PEM: {error}"))?;
+    let chain = chain.map_err(|error| words::of_pem(&error, words::CERTIFICATE, pem))?;
     if chain.is_empty() {
-        return Err("holds no certificate, expected -----BEGIN CERTIFICATE-----".to_owned());
+        return Err(words::of_missing(words::CERTIFICATE, pem));
     }
     Ok(chain)
 }
 
-fn parse_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
-        rustls_pki_types::pem::Error::NoItemsFound => {
-            "holds no private key, expected -----BEGIN PRIVATE KEY-----".to_owned()
-        }
-        other => format!("is not PEM: {other}"),
-    })
+fn parse_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, String> {
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+        rustls_pki_types::pem::Error::NoItemsFound => words::of_missing(words::KEY, pem),
+        other => words::of_pem(&other, words::KEY, pem),
+    })?;
+    provider().key_provider.load_private_key(key).map_err(|_| words::of_key())
+}
+
+/// The value; its error goes to the others.
+fn kept<T>(result: Result<T, CertificateError>, problems: &mut Vec<CertificateError>) -> Option<T> {
+    result.map_err(|error| problems.push(error)).ok()
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

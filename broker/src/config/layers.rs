@@ -1,13 +1,16 @@
 //! Reads the layers, checks each by itself, lays them over one another and remembers who said what.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
 
 use serde::Deserialize;
-use toml::{Table, Value};
+use toml::de::{DeString, DeTable, DeValue};
+use toml::{Spanned, Table, Value};
 
-use super::file::{self, FileLayer, sentence};
+use super::file::{self, FileLayer};
+use super::keys::{self, LISTENERS};
+use super::value::{faults, plain};
 use super::{Config, ConfigError, Origin, Problem, rules};
 
 /// A configuration with the origin of every key that is not a default.
@@ -71,8 +74,8 @@ pub fn read(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     flags: Vec<Override>,
 ) -> Reading {
-    let FileLayer { table, origins, problems, unread } = file.map(file::read).unwrap_or_default();
-    let mut layers = Layers { table, origins, problems, unread };
+    let file = file.map(file::read).unwrap_or_default();
+    let mut layers = Layers { file };
     let variables = layers.environment_overrides(environment);
     for over in variables.into_iter().chain(flags) {
         layers.lay_override(over);
@@ -93,12 +96,9 @@ pub fn load(
     if problems.is_empty() { Ok(loaded) } else { Err(ConfigError { problems }) }
 }
 
+/// The file, with what is laid over it.
 struct Layers {
-    table: Table,
-    origins: BTreeMap<String, Origin>,
-    problems: Vec<Problem>,
-    /// Keys, sections and listeners that were said and could not be read: no rule is applied to what stands for them.
-    unread: BTreeSet<String>,
+    file: FileLayer,
 }
 
 impl Layers {
@@ -106,55 +106,56 @@ impl Layers {
         let name = format!("{}.{}", over.section, over.key);
         let value = match readable(&over) {
             Ok(value) => value,
-            Err(message) => {
-                self.unread.insert(name.clone());
-                let what = sentence(&message);
-                return self.problems.push(Problem { origin: over.origin, key: Some(name), what });
+            Err(refusals) => {
+                self.file.unread.insert(name.clone());
+                let problem = |what| Problem { origin: over.origin.clone(), key: Some(name.clone()), what };
+                return self.file.problems.extend(refusals.into_iter().map(problem));
             }
         };
-        self.unread.remove(&name);
-        self.origins.insert(name, over.origin);
-        let section = self.table.entry(over.section).or_insert_with(|| Value::Table(Table::new()));
+        self.file.unread.remove(&name);
+        self.file.origins.insert(name, over.origin);
+        let section = self.file.table.entry(over.section).or_insert_with(|| Value::Table(Table::new()));
         let section =
             section.as_table_mut().expect("no value is readable under a name that is not a section's");
         section.insert(over.key, value);
     }
 
     fn finish(mut self) -> Reading {
-        let config = Config::deserialize(self.table.clone()).expect("every key was read by itself");
-        for broken in rules::broken(&config) {
+        let config = Config::deserialize(self.file.table.clone()).expect("every key was read by itself");
+        let broken = if self.file.is_torn { Vec::new() } else { rules::broken(&config) };
+        for broken in broken {
             let mut concerned = broken.needs.iter().chain(&broken.other).chain([&broken.key]);
             let says_nothing = concerned.any(|key| self.is_unread(key));
             drop(concerned);
-            if !says_nothing {
-                let problem = self.problem(broken);
-                self.problems.push(problem);
+            let problem = self.problem(broken);
+            if !says_nothing && !self.file.problems.contains(&problem) {
+                self.file.problems.push(problem);
             }
         }
-        let mut problems = self.problems;
+        let FileLayer { mut problems, origins, .. } = self.file;
         problems.sort_by_key(|problem| match &problem.origin {
             Origin::File { line, .. } => (0, *line),
             Origin::Environment(_) => (1, 0),
             Origin::Flag(_) => (2, 0),
             Origin::Program => (3, 0),
         });
-        Reading { loaded: Loaded { config, origins: self.origins }, problems }
+        Reading { loaded: Loaded { config, origins }, problems }
     }
 
     fn is_unread(&self, key: &str) -> bool {
         let table = key.rsplit_once('.').map_or(key, |(table, _)| table);
-        self.unread.contains(key) || self.unread.contains(table)
+        self.file.unread.contains(key) || self.file.unread.contains(table)
     }
 
     fn problem(&self, broken: rules::Broken) -> Problem {
         let mut what = broken.what;
         if let Some(other) = broken.other.filter(|other| *other != broken.key) {
-            match origin_of(&self.origins, &other) {
+            match origin_of(&self.file.origins, &other) {
                 Origin::Program => what.push_str(" (a default)"),
                 origin => what.push_str(&format!(" ({origin})")),
             }
         }
-        Problem { origin: origin_of(&self.origins, &broken.key), key: Some(broken.key), what }
+        Problem { origin: origin_of(&self.file.origins, &broken.key), key: Some(broken.key), what }
     }
 
     /// `QUELEA_TCP__LISTEN` → `tcp.listen`, in the order of the names. A variable without `__` is not ours: Kubernetes gives
@@ -173,7 +174,7 @@ impl Layers {
             let origin = Origin::Environment(name.to_owned());
             let Ok(text) = value.into_string() else {
                 let what = "the value is not UTF-8".to_owned();
-                self.problems.push(Problem { origin, key: None, what });
+                self.file.problems.push(Problem { origin, key: None, what });
                 continue;
             };
             let (section, key) = (section.to_ascii_lowercase(), key.to_ascii_lowercase());
@@ -193,31 +194,30 @@ fn origin_of(origins: &BTreeMap<String, Origin>, key: &str) -> Origin {
 
 /// The value of an override as the key wants it: `4` may be a number, `0.0.0.0:1883` must be a string. What a TOML
 /// file would hold is tried first, then the bare text.
-fn readable(over: &Override) -> Result<Value, String> {
-    let refused = match literal(&over.text) {
-        Some(value) => match try_alone(over, value.clone()) {
-            Ok(()) => return Ok(value),
-            Err(message) => Some(message),
-        },
-        None => None,
-    };
-    let text = Value::String(over.text.clone());
-    match try_alone(over, text.clone()) {
-        Ok(()) => Ok(text),
-        Err(message) => Err(refused.unwrap_or(message)),
+fn readable(over: &Override) -> Result<Value, Vec<String>> {
+    let section = keys::section(&over.section).ok_or_else(|| vec![keys::unknown_section(&over.section)])?;
+    if section.name == LISTENERS {
+        return Err(vec!["a list can only be said in a file, expected [[listeners]] there".to_owned()]);
     }
+    let key = section.keys.iter().find(|key| key.name == over.key);
+    let key = key.ok_or_else(|| vec![keys::unknown_key(section, &over.key)])?;
+    let assignment = format!("value = {}", over.text);
+    let text = Spanned::new(0..0, DeValue::String(DeString::Borrowed(&over.text)));
+    let mut refused = None;
+    for value in literal(&assignment).into_iter().chain([text]) {
+        let faults = faults(section.name, key, &value);
+        if faults.is_empty() {
+            return Ok(plain(&value));
+        }
+        refused.get_or_insert_with(|| faults.into_iter().map(|fault| fault.what).collect());
+    }
+    Err(refused.expect("the text was tried"))
 }
 
 /// A number, truth value, list or quoted string; text that merely looks like a date is text.
-fn literal(text: &str) -> Option<Value> {
-    let value = toml::from_str::<Table>(&format!("value = {text}")).ok()?.remove("value")?;
-    (!value.is_datetime()).then_some(value)
-}
-
-fn try_alone(over: &Override, value: Value) -> Result<(), String> {
-    let section = Table::from_iter([(over.key.clone(), value)]);
-    let table = Table::from_iter([(over.section.clone(), Value::Table(section))]);
-    Config::deserialize(table).map(drop).map_err(|error| error.message().to_owned())
+fn literal(assignment: &str) -> Option<Spanned<DeValue<'_>>> {
+    let value = DeTable::parse(assignment).ok()?.into_inner().remove("value")?;
+    (!matches!(value.get_ref(), DeValue::Datetime(_))).then_some(value)
 }
 
 #[cfg(test)]

@@ -110,16 +110,16 @@ pub struct Listener {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "units::some_count")]
     pub handshakes_per_site_max: Option<u32>,
     /// PEM chain, leaf first. `None`: that of `[tls]`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub certificate: Option<PathBuf>,
     /// PEM private key of the certificate.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub key: Option<PathBuf>,
     /// Whether clients show a certificate.
     #[serde(default)]
     pub client_certificates: ClientCertificates,
     /// PEM file of the authorities that vouch for them.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub client_ca: Option<PathBuf>,
     /// Whether a PROXY header comes first.
     #[serde(default)]

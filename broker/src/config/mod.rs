@@ -17,12 +17,17 @@
 //! A key exists only where an operator must decide. What has one right answer is a constant in the code.
 
 mod file;
+mod keys;
 mod layers;
 mod listener;
 mod print;
 mod problem;
+mod reference;
 mod rules;
+mod shape;
+mod syntax;
 mod units;
+mod value;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -33,6 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use layers::{Loaded, Override, Reading, load, read};
 pub use listener::{ClientCertificates, Listener, Placed, ProxyProtocol, Transport};
 pub use problem::{ConfigError, Origin, Problem};
+pub use reference::reference;
 pub use units::{ByteSize, MemoryMax, Shards};
 
 /// Everything that can be set. The default serves loopback only, without any file.
@@ -70,7 +76,7 @@ pub struct BrokerSection {
     /// One shard per core, or a given number.
     pub shards: Shards,
     /// Keys, development certificate and lock. `None`: [`crate::state_dir::default_path`].
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub data_dir: Option<PathBuf>,
     /// Keeps each shard on a core of its own, where the process may use as many cores as there are shards.
     pub pin_shards: bool,
@@ -172,10 +178,10 @@ pub struct TlsSection {
     /// Needed to listen beyond loopback: clients are not asked who they are.
     pub allow_anonymous: bool,
     /// PEM chain, leaf first. `None`: a development certificate is made and renewed in the data directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub certificate: Option<PathBuf>,
     /// PEM private key of the certificate.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "units::some_path")]
     pub key: Option<PathBuf>,
 }
 

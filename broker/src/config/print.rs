@@ -4,23 +4,13 @@ use std::fmt::Write as _;
 
 use toml::{Table, Value};
 
-use super::Loaded;
-
-/// Keys without a default: printed as a comment while unset, so that the printed file shows every key.
-const UNSET: [(&str, &str, &str); 5] = [
-    ("quic", "handshakes_max", "unset: what an eighth of each shard's memory holds, from 64 to 4096 a shard"),
-    ("tls", "certificate", "unset: a development certificate is made in the data directory"),
-    ("tls", "key", "unset"),
-    ("ws", "origins", "unset: pages of this machine may connect on loopback, none beyond"),
-    ("wss", "origins", "unset: pages of this machine may connect on loopback, none beyond"),
-];
+use super::{Loaded, keys, rules};
 
 impl Loaded {
     /// The effective configuration in TOML: every key, and beside each that is not a default who said it.
     #[must_use]
     pub fn to_toml(&self) -> String {
-        let table =
-            Table::try_from(&self.config).expect("a configuration consists of tables of plain values");
+        let table = rules::plain(&self.config);
         let mut out = format!("# Effective configuration of quelea {}.\n", env!("CARGO_PKG_VERSION"));
         for (section, held) in &table {
             match held {
@@ -50,10 +40,11 @@ impl Loaded {
                 None => writeln!(out, "{key} = {value}"),
             };
         }
-        for (_, key, comment) in
-            UNSET.iter().filter(|(of, key, _)| *of == section && !held.contains_key(*key))
-        {
-            let _ = writeln!(out, "# {key} is {comment}");
+        // Of keys without a default a comment, so that the printed file shows every key.
+        for key in keys::section(section).map_or(&[][..], |section| section.keys) {
+            if let Some(unset) = key.unset.as_ref().filter(|_| !held.contains_key(key.name)) {
+                let _ = writeln!(out, "# {} is unset: {}", key.name, unset.meaning);
+            }
         }
     }
 }

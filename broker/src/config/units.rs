@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use quelea_shard::door::IpRange;
@@ -33,18 +34,27 @@ pub enum MemoryMax {
     Bytes(ByteSize),
 }
 
+/// The units of sizes, for sentences.
+pub(super) const SIZE_UNIT_NAMES: &str = "B, kB, MB, GB, KiB, MiB, GiB";
+/// The units of durations, for sentences.
+pub(super) const DURATION_UNIT_NAMES: &str = "ms, s, m, h, d";
+
 const SIZE: &str = "a size such as \"64KiB\" (units: B, kB, MB, GB, KiB, MiB, GiB)";
 const DURATION: &str = "a duration such as \"10s\" (units: ms, s, m, h, d)";
-const LISTEN: &str =
+/// What sections listen on.
+pub(super) const LISTEN: &str =
     "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\", a list of them, or \"\" for none";
-const ADDRESS: &str = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"";
-const RANGE: &str = "an address or a range of them such as \"10.0.0.0/8\"";
-const SHARDS: &str = "\"auto\" or a number from 1 to 128";
+/// What one listener listens on.
+pub(super) const ADDRESS: &str = "an address with a port such as \"127.0.0.1:1883\" or \"[::]:1883\"";
+/// What a PROXY header is believed from.
+pub(super) const RANGE: &str = "an address or a range of them such as \"10.0.0.0/8\"";
+/// How many shards.
+pub(super) const SHARDS: &str = "\"auto\" or a number from 1 to 128";
 const MEMORY: &str = "a share such as \"70%\" (1% to 95%) or a size such as \"2GiB\"";
 const COUNT: &str = "a whole number from 0 to 4294967295";
 
 /// A set of shards is a bit set of this width.
-const SHARDS_MAX: usize = 128;
+pub(super) const SHARDS_MAX: i64 = 128;
 
 /// Largest unit first: printing takes the first that divides the value.
 const SIZE_UNITS: [(&str, u64); 7] = [
@@ -83,7 +93,7 @@ fn print_with_units(value: u64, units: &[(&str, u64)]) -> String {
 }
 
 impl ByteSize {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         parse_with_units(text, &SIZE_UNITS).map(Self)
     }
 }
@@ -104,7 +114,7 @@ impl fmt::Display for MemoryMax {
 }
 
 impl MemoryMax {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         match text.strip_suffix('%') {
             Some(percent) => {
                 percent.parse().ok().filter(|percent| (1..=95).contains(percent)).map(Self::Percent)
@@ -182,7 +192,7 @@ impl Visitor<'_> for ShardsVisitor {
 
     fn visit_i64<E: de::Error>(self, count: i64) -> Result<Shards, E> {
         match usize::try_from(count) {
-            Ok(count @ 1..=SHARDS_MAX) => Ok(Shards::Count(count)),
+            Ok(shards) if (1..=SHARDS_MAX).contains(&count) => Ok(Shards::Count(shards)),
             _ => Err(E::invalid_value(Unexpected::Signed(count), &self)),
         }
     }
@@ -202,7 +212,6 @@ pub(super) mod duration {
     pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Duration, D::Error> {
-        let parse = |text: &str| parse_with_units(text, &DURATION_UNITS_MS).map(Duration::from_millis);
         deserializer.deserialize_str(Text { expected: DURATION, parse })
     }
 
@@ -210,8 +219,19 @@ pub(super) mod duration {
         value: &Duration,
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
-        let ms = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-        serializer.serialize_str(&print_with_units(ms, &DURATION_UNITS_MS))
+        serializer.serialize_str(&text(*value))
+    }
+
+    pub(in crate::config) fn parse(text: &str) -> Option<Duration> {
+        parse_with_units(text, &DURATION_UNITS_MS).map(Duration::from_millis)
+    }
+
+    /// As it is written in a file.
+    pub(in crate::config) fn text(value: Duration) -> String {
+        match u64::try_from(value.as_millis()).unwrap_or(u64::MAX) {
+            0 => "0s".to_owned(),
+            ms => print_with_units(ms, &DURATION_UNITS_MS),
+        }
     }
 }
 
@@ -325,6 +345,11 @@ pub(super) fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
 /// A count that need not be given.
 pub(super) fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     count(deserializer).map(Some)
+}
+
+/// A path, for a person: what is not UTF-8 in it is replaced, as a file of settings could not hold it.
+pub(super) fn some_path<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_ref().map(|path| path.to_string_lossy()).serialize(serializer)
 }
 
 struct CountVisitor;
