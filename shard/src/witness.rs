@@ -9,6 +9,11 @@
 #[cfg(feature = "witness")]
 use std::sync::Arc;
 
+#[cfg(feature = "witness")]
+use bytes::BytesMut;
+#[cfg(feature = "witness")]
+use quelea_mqtt::{Delivery, Limits, Packet, QoS, Sender, Version, decode};
+
 use crate::envelope::{GroupKey, LinkKey, SessionKey};
 use crate::publication::Publication;
 use crate::shard::Shard;
@@ -21,7 +26,7 @@ pub struct Loss {
     pub whose: Loser,
     /// Why not.
     pub why: Why,
-    /// The first bytes of its payload, if it has so many.
+    /// The first bytes of its payload; without a payload, those of its Correlation Data. `None` if there are not so many.
     pub payload: Option<[u8; 8]>,
 }
 
@@ -111,7 +116,7 @@ impl Shard {
             Subject::Group(key) => Loser::Group(Arc::clone(&self.groups[key].filter)),
             Subject::Everybody => Loser::Everybody,
         };
-        let payload = message.image.payload().first_chunk().copied();
+        let payload = first_bytes(message);
         self.losses.push_back(Loss { whose, why, payload });
     }
 
@@ -121,6 +126,19 @@ impl Shard {
             self.tell_loss(Subject::Session(session), why, message);
         }
     }
+}
+
+/// What tells one message from others, if its publisher writes it there.
+#[cfg(feature = "witness")]
+fn first_bytes(message: &Publication) -> Option<[u8; 8]> {
+    if message.image.payload_bytes() > 0 {
+        return message.image.payload().first_chunk().copied();
+    }
+    let mut packet = BytesMut::new();
+    message.image.encode(&Delivery::new(Version::V5, QoS::AtMostOnce), &mut packet);
+    let decoded = decode(&packet, Version::V5, Sender::Server, &Limits::default());
+    let Ok(Packet::Publish(publish)) = decoded else { return None };
+    publish.properties.correlation_data?.first_chunk().copied()
 }
 
 #[cfg(not(feature = "witness"))]

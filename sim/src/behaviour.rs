@@ -7,7 +7,7 @@ use quelea_mqtt::{QoS, ReasonCode, RetainHandling, SubscriptionOptions, Version}
 
 use crate::actor::{Role, new_core, will_publish};
 use crate::event::Event;
-use crate::oracle::{Firings, PubId, Publication, payload};
+use crate::oracle::{Firings, PubId, Publication, payload, properties};
 use crate::world::{Act, Cut, World};
 
 impl World {
@@ -84,6 +84,7 @@ impl World {
             qos: QoS::ExactlyOnce,
             retain: false,
             payload_bytes: 24,
+            nameless: false,
             sent: self.broker_now(),
             done: None,
             repeated: false,
@@ -158,9 +159,9 @@ impl World {
         let mut publish = Publish::new(topic.clone(), contents).with_qos(qos);
         publish.retain = retain;
         let expiry_s = mortal.then(|| self.random.u32(1..4));
-        if mortal {
+        if v5 {
             publish =
-                publish.with_properties(Properties { message_expiry_s: expiry_s, ..Properties::default() });
+                publish.with_properties(Properties { message_expiry_s: expiry_s, ..properties(id, bytes) });
         }
         let now = self.now;
         match self.actors[actor].core.publish(now, &publish) {
@@ -173,6 +174,7 @@ impl World {
                     qos,
                     retain,
                     payload_bytes: bytes,
+                    nameless: clear && !v5,
                     sent: self.broker_now(),
                     done: None,
                     repeated: false,
@@ -183,6 +185,7 @@ impl World {
                 self.actors[actor].publishing.insert(token, id);
                 self.tell(|| {
                     let retained = if retain { ", RETAIN" } else { "" };
+                    let retained = if clear { ", RETAIN, empty" } else { retained };
                     let expires = expiry_s.map(|s| format!(", expires in {s} s")).unwrap_or_default();
                     let (id, qos) = (id.0, qos.as_u8());
                     format!(

@@ -65,7 +65,7 @@ impl World {
                     self.tell(|| {
                         format!("client {actor} subscribes to {} ({:?})", asked.filter, asked.options)
                     });
-                    numbers.push(self.oracle.on_subscribe(actor, asked, id));
+                    numbers.push(self.oracle.on_subscribe(actor, self.broker_now(), asked, id));
                 }
                 self.actors[actor].requests.insert(token, Asked::Subscribe(numbers));
             }

@@ -198,6 +198,7 @@ impl World {
         });
         if self.actors[actor].character.role == Role::Probe
             && let Some(id) = id
+            && !message.payload.is_empty()
         {
             self.actors[actor].found.insert(message.topic.clone(), id);
         }

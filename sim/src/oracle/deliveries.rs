@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use quelea_client::{Message, Text};
+use bytes::Bytes;
+use quelea_client::{Message, Properties, Text};
 use quelea_mqtt::QoS;
 
 use super::{Oracle, OrderOf, PubId, Publication, Seen, Subscription};
@@ -13,21 +14,51 @@ pub(crate) fn payload(id: PubId, bytes: usize) -> Vec<u8> {
     name.iter().copied().cycle().take(bytes.max(name.len())).collect()
 }
 
-fn named(payload: &[u8]) -> Option<PubId> {
-    let name = payload.first_chunk::<8>()?;
-    let repeats = payload.chunks(8).all(|chunk| name.starts_with(chunk));
-    repeats.then(|| PubId(u64::from_be_bytes(*name)))
+/// What a publication of MQTT 5 carries beside its payload. One without payload has its name here, more than once: in
+/// Correlation Data and in User Properties, whose order counts.
+pub(crate) fn properties(id: PubId, bytes: usize) -> Properties {
+    if bytes > 0 {
+        return Properties::default();
+    }
+    let name = id.0.to_be_bytes();
+    let half =
+        |(at, half): (usize, &[u8])| (Text::from("publication"), Text::from(format!("{at}: {half:?}")));
+    Properties {
+        correlation_data: Some(Bytes::copy_from_slice(&name)),
+        user_properties: name.chunks(4).enumerate().map(half).collect(),
+        ..Properties::default()
+    }
+}
+
+/// Who a message says that it is.
+enum Name {
+    Is(PubId),
+    Nobody,
+    Nonsense,
+}
+
+fn named(message: &Message) -> Name {
+    let name = match &message.properties().correlation_data {
+        _ if !message.payload.is_empty() => {
+            let name = message.payload.first_chunk::<8>();
+            name.filter(|name| message.payload.chunks(8).all(|chunk| name.starts_with(chunk)))
+        }
+        Some(data) => data.first_chunk::<8>(),
+        None => return Name::Nobody,
+    };
+    name.map_or(Name::Nonsense, |name| Name::Is(PubId(u64::from_be_bytes(*name))))
 }
 
 impl Oracle {
     /// A message came to a client.
     pub(crate) fn on_message(&mut self, actor: usize, now: Instant, message: &Message) -> Option<PubId> {
-        // A retained message was cleared: nothing says which publication that was.
-        if message.payload.is_empty() {
-            return None;
-        }
-        match self.judge(actor, now, message) {
-            Ok(id) => Some(id),
+        let judged = match named(message) {
+            Name::Is(id) => self.judge(actor, now, message, id).map(|()| Some(id)),
+            Name::Nobody => self.judge_nameless(actor, now, message).map(|()| None),
+            Name::Nonsense => Err("a payload that nobody has sent".into()),
+        };
+        match judged {
+            Ok(id) => id,
             Err(what) => {
                 self.accuse(format!("client {actor}, {} on {}: {what}", Shown(message), message.topic));
                 None
@@ -35,22 +66,20 @@ impl Oracle {
         }
     }
 
-    fn judge(&mut self, actor: usize, now: Instant, message: &Message) -> Result<PubId, String> {
-        let id = named(&message.payload).ok_or("a payload that nobody has sent")?;
+    fn judge(&mut self, actor: usize, now: Instant, message: &Message, id: PubId) -> Result<(), String> {
         let published = self.publications.get(id.0 as usize).ok_or("a payload that nobody has sent")?.clone();
         if published.topic != message.topic || published.payload_bytes != message.payload.len() {
             return Err(format!("topic or payload differs from what was sent: {published:?}"));
         }
         self.first_deliveries += u64::from(!message.dup);
-        let claimed = self.claimed(actor, now, message, id)?;
-        self.judge_expiry(actor, now, message, &published, &claimed)?;
-        self.judge_options(actor, message, &published, &claimed)?;
+        let claimed = self.judge_claim(actor, now, message, id)?;
+        judge_properties(message, &published, id, &claimed)?;
         let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
         if let Some(group) = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone()) {
-            self.judge_shared(id, message, &published, group)?;
-            return Ok(id);
+            return self.judge_shared(id, message, &published, group);
         }
-        let live = !(message.retain || as_published && published.retain);
+        // Nothing empty is retained, so nothing empty is sent for that.
+        let live = published.payload_bytes == 0 || !(message.retain || as_published && published.retain);
         if message.retain && !published.retain {
             return Err("it has RETAIN and was published without".into());
         }
@@ -58,7 +87,34 @@ impl Oracle {
         if published.retain && !message.dup {
             self.judge_retained(actor, id, message, &published)?;
         }
-        Ok(id)
+        Ok(())
+    }
+
+    /// Whether it may come to this client as it comes, and for which subscriptions.
+    pub(super) fn judge_claim(
+        &self,
+        actor: usize,
+        now: Instant,
+        message: &Message,
+        id: PubId,
+    ) -> Result<Vec<&Subscription>, String> {
+        let published = &self.publications[id.0 as usize];
+        let claimed = self.claimed(actor, now, message, id)?;
+        self.judge_expiry(actor, now, message, published, &claimed)?;
+        self.judge_options(actor, message, published, &claimed)?;
+        let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
+        if published.payload_bytes > 0 {
+            return Ok(claimed);
+        }
+        if message.retain && !as_published {
+            return Err("it is empty, and comes as if it were retained".into());
+        }
+        // A group may have kept it for its next member.
+        let before = |(done, _)| claimed.iter().all(|sub| sub.sent > done && !sub.is_shared());
+        if published.will.is_none() && !published.repeated && published.done.is_some_and(before) {
+            return Err("it is empty, and was acknowledged before anybody asked for it".into());
+        }
+        Ok(claimed)
     }
 
     /// The subscriptions for which a message may have come.
@@ -254,6 +310,23 @@ impl Oracle {
     }
 }
 
+/// What a publisher of MQTT 5 has written beside the payload comes to subscribers of MQTT 5 as it was `[MQTT-3.3.2-16]`,
+/// `[MQTT-3.3.2-17]`, `[MQTT-3.3.2-18]`, and to others not at all.
+fn judge_properties(
+    message: &Message,
+    published: &Publication,
+    id: PubId,
+    claimed: &[&Subscription],
+) -> Result<(), String> {
+    let v5 = claimed.iter().any(|sub| sub.id.is_some());
+    let sent = if v5 { properties(id, published.payload_bytes) } else { Properties::default() };
+    let came = Properties { message_expiry_s: None, ..message.properties().clone() };
+    if came != sent {
+        return Err(format!("it comes with {came:?}, and was sent with {sent:?}"));
+    }
+    Ok(())
+}
+
 /// A message names the identifier of each subscription that it came for, as often as there are such
 /// (MQTT 5.0 §3.3.2.3.8); a retained one comes for one of them.
 fn ids_fit(message: &Message, published: &Publication, claimed: &[&Subscription]) -> bool {
@@ -271,9 +344,10 @@ struct Shown<'a>(&'a Message);
 
 impl std::fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match named(&self.0.payload) {
-            Some(id) => write!(f, "publication {}", id.0)?,
-            None => f.write_str("a publication")?,
+        match named(self.0) {
+            Name::Is(id) => write!(f, "publication {}", id.0)?,
+            Name::Nobody => f.write_str("an empty publication")?,
+            Name::Nonsense => f.write_str("a publication")?,
         }
         write!(f, " at {:?}", self.0.qos)?;
         for (flag, name) in [(self.0.dup, "DUP"), (self.0.retain, "RETAIN")] {

@@ -72,11 +72,15 @@ impl Oracle {
     /// The broker says that a message went no further. Returns which publication it was, if its payload says so.
     pub(crate) fn on_loss(&mut self, loss: &Loss) -> Option<PubId> {
         *self.losses.told.entry(loss.why).or_default() += 1;
-        let id = PubId(u64::from_be_bytes(loss.payload?));
+        let Some(name) = loss.payload else {
+            self.on_nameless_loss(loss);
+            return None;
+        };
+        let id = PubId(u64::from_be_bytes(name));
         let known = (id.0 as usize) < self.publications.len();
         match &loss.whose {
             _ if !known => self.accuse(format!("the broker lost a message that nobody has sent: {loss:?}")),
-            Loser::Session(client) => match client.strip_prefix("client-").and_then(|n| n.parse().ok()) {
+            Loser::Session(client) => match actor(client) {
                 Some(actor) => {
                     let session = self.known_session(actor);
                     let told = Told { why: loss.why, session };
@@ -95,8 +99,13 @@ impl Oracle {
     }
 }
 
+/// Which client it is.
+pub(super) fn actor(client: &str) -> Option<usize> {
+    client.strip_prefix("client-").and_then(|number| number.parse().ok())
+}
+
 /// Reasons that are none for QoS 1 and 2.
-fn is_transient(why: Why) -> bool {
+pub(super) fn is_transient(why: Why) -> bool {
     match why {
         Why::Qos0Full
         | Why::Qos0Deferred

@@ -8,6 +8,8 @@
 //! * one publisher's messages on one topic come in their order, and no older retained value after a newer one;
 //! * a session that was to be kept is there.
 //!
+//! Most messages carry the name of their publication; what can be said of those that have none stands in `nameless.rs`.
+//!
 //! And when all is quiet ([`Oracle::settle`]): every acknowledged publication has reached everyone whose SUBACK was seen
 //! before it was sent; Wills have fired exactly when they must; what is retained is the last acknowledged value.
 //! A message that is missing was lost: the broker must have said so, for this message and this receiver, with the reason.
@@ -15,7 +17,10 @@
 mod books;
 mod deliveries;
 mod losses;
+mod nameless;
 mod settle;
+#[cfg(test)]
+mod tests;
 mod wills;
 
 use std::collections::BTreeMap;
@@ -25,10 +30,11 @@ use quelea_client::{Subscription as Asked, Text};
 use quelea_mqtt::{QoS, ReasonCode, SubscribeFilter, TopicFilter, TopicName};
 
 pub(crate) use books::Books;
-pub(crate) use deliveries::payload;
+pub(crate) use deliveries::{payload, properties};
 pub(crate) use wills::{Delayed, Firings};
 
 use losses::Losses;
+use nameless::Nameless;
 
 /// One publication: a client's, or a Will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +52,8 @@ pub(crate) struct Publication {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) payload_bytes: usize,
+    /// It has no payload, which would carry its name, and its publisher speaks MQTT 3, which has no other place for one.
+    pub(crate) nameless: bool,
     pub(crate) sent: Instant,
     /// Acknowledged to the end, with this reason.
     pub(crate) done: Option<(Instant, ReasonCode)>,
@@ -71,6 +79,8 @@ pub(crate) struct Subscription {
     pub(crate) asked: Asked,
     /// Its Subscription Identifier; clients of MQTT 3 have none.
     pub(crate) id: Option<u32>,
+    /// SUBSCRIBE was sent.
+    pub(crate) sent: Instant,
     /// SUBACK was seen.
     pub(crate) granted: Option<Instant>,
     /// UNSUBSCRIBE, or another SUBSCRIBE of the same filter, was sent.
@@ -85,6 +95,11 @@ pub(crate) struct Subscription {
 impl Subscription {
     fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// Whether it can tell which publication a message is.
+    fn names(&self, published: &Publication) -> bool {
+        published.payload_bytes > 0 || self.id.is_some() && !published.nameless
     }
 
     /// Whether it was there when this was published, and is there unchanged.
@@ -142,6 +157,8 @@ pub(crate) struct Oracle {
     clients: Vec<Client>,
     /// The number of each publication's topic among `topics`.
     topic_of: Vec<usize>,
+    /// How often the publisher of each publication may have sent it again.
+    repeats: Vec<u32>,
     topics: Vec<Text>,
     /// By client: the subscriptions of its present session.
     present: Vec<Vec<usize>>,
@@ -150,6 +167,8 @@ pub(crate) struct Oracle {
     seen_by_group: BTreeMap<(Text, PubId), Seen>,
     last_in_order: BTreeMap<OrderOf, PubId>,
     last_retained: BTreeMap<(usize, u32, Text, QoS), PubId>,
+    /// What came without a name.
+    nameless: Nameless,
     losses: Losses,
     /// Messages that clients have seen, without those that were marked as duplicates.
     first_deliveries: u64,
@@ -174,12 +193,14 @@ impl Oracle {
             subscriptions: Vec::new(),
             clients: vec![Client::default(); clients],
             topic_of: Vec::new(),
+            repeats: Vec::new(),
             topics: Vec::new(),
             present: vec![Vec::new(); clients],
             seen: BTreeMap::new(),
             seen_by_group: BTreeMap::new(),
             last_in_order: BTreeMap::new(),
             last_retained: BTreeMap::new(),
+            nameless: Nameless::default(),
             losses: Losses::default(),
             first_deliveries: 0,
             verdict: None,
@@ -213,6 +234,7 @@ impl Oracle {
             self.topics.len() - 1
         });
         self.topic_of.push(number);
+        self.repeats.push(0);
         self.publications.push(publication);
         id
     }
@@ -229,6 +251,7 @@ impl Oracle {
     /// Its publisher's connection ended before its acknowledgement.
     pub(crate) fn on_repeated(&mut self, id: PubId) {
         self.publications[id.0 as usize].repeated = true;
+        self.repeats[id.0 as usize] += 1;
     }
 
     /// What a publication was.
@@ -303,7 +326,13 @@ impl Oracle {
     }
 
     /// SUBSCRIBE is sent: its number.
-    pub(crate) fn on_subscribe(&mut self, actor: usize, asked: Asked, id: Option<u32>) -> usize {
+    pub(crate) fn on_subscribe(
+        &mut self,
+        actor: usize,
+        now: Instant,
+        asked: Asked,
+        id: Option<u32>,
+    ) -> usize {
         self.close_filter(actor, &asked.filter);
         let session = self.clients[actor].session;
         self.present[actor].push(self.subscriptions.len());
@@ -314,6 +343,7 @@ impl Oracle {
             shared: parsed(&asked.filter).is_shared(),
             asked,
             id,
+            sent: now,
             granted: None,
             closing: false,
             closed: None,

@@ -15,6 +15,7 @@ impl Oracle {
         self.judge_missing();
         self.judge_transient();
         self.judge_groups();
+        self.judge_missing_nameless();
         self.judge_lost_and_found();
         self.judge_wills(watcher);
         self.judge_books(watcher, books);
@@ -33,12 +34,11 @@ impl Oracle {
         }
     }
 
-    fn promised(&self, subscription: &Subscription, publication: &Publication) -> bool {
+    pub(super) fn promised(&self, subscription: &Subscription, publication: &Publication) -> bool {
         let options = subscription.asked.options;
         let since = |granted: Instant| granted < publication.sent;
         publication.qos > QoS::AtMostOnce
             && publication.will.is_none()
-            && publication.payload_bytes > 0
             && publication.is_accepted()
             && options.qos > QoS::AtMostOnce
             && subscription.granted.is_some_and(since)
@@ -46,7 +46,10 @@ impl Oracle {
     }
 
     /// The publications that a subscription must have seen.
-    fn promised_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
+    pub(super) fn promised_to<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+    ) -> impl Iterator<Item = usize> + 'a {
         let all = self.publications.iter().enumerate();
         all.filter(move |(index, publication)| {
             subscription.matches[self.topic_of[*index]] && self.promised(subscription, publication)
@@ -55,7 +58,7 @@ impl Oracle {
     }
 
     /// Subscriptions of sessions that live.
-    fn living(&self, shared: bool) -> impl Iterator<Item = &Subscription> {
+    pub(super) fn living(&self, shared: bool) -> impl Iterator<Item = &Subscription> {
         self.subscriptions.iter().filter(move |sub| {
             let alive = sub.session == self.clients[sub.actor].session;
             alive && !sub.closing && sub.closed.is_none() && sub.is_shared() == shared
@@ -67,7 +70,9 @@ impl Oracle {
         let missing = self.living(false).find_map(|subscription| {
             let Subscription { actor, session, .. } = *subscription;
             let unseen = |index: &usize| {
-                self.seen(actor, session, *index).any == 0 && !self.losses.explain(actor, PubId(*index as u64))
+                subscription.names(&self.publications[*index])
+                    && self.seen(actor, session, *index).any == 0
+                    && !self.losses.explain(actor, PubId(*index as u64))
             };
             let index = self.promised_to(subscription).find(unseen)?;
             Some(format!(
@@ -86,7 +91,8 @@ impl Oracle {
             let Subscription { actor, session, .. } = *subscription;
             let index = self.transient_to(subscription).find(|index| {
                 let explained = self.losses.explain_transient(actor, PubId(*index as u64));
-                self.seen(actor, session, *index).any == 0 && !explained
+                let named = subscription.names(&self.publications[*index]);
+                named && self.seen(actor, session, *index).any == 0 && !explained
             })?;
             Some(format!(
                 "publication {index} at QoS 0 by client {} never came to client {actor}, who subscribed to {}, \
@@ -100,7 +106,10 @@ impl Oracle {
     }
 
     /// The publications at QoS 0 that a subscriber must have seen: both connections have stood ever since.
-    fn transient_to<'a>(&'a self, subscription: &'a Subscription) -> impl Iterator<Item = usize> + 'a {
+    pub(super) fn transient_to<'a>(
+        &'a self,
+        subscription: &'a Subscription,
+    ) -> impl Iterator<Item = usize> + 'a {
         let connected = self.clients[subscription.actor].connected;
         let options = subscription.asked.options;
         let due = move |index: &usize| {
@@ -109,7 +118,6 @@ impl Oracle {
             subscription.matches[self.topic_of[*index]]
                 && publication.qos == QoS::AtMostOnce
                 && publication.will.is_none()
-                && publication.payload_bytes > 0
                 && subscription.granted.is_some_and(|granted| granted < publication.sent)
                 && connected.is_some_and(|connected| connected < publication.sent)
                 && sender.connections == publication.connection
@@ -124,8 +132,9 @@ impl Oracle {
             let filter = &subscription.asked.filter;
             let index = self.promised_to(subscription).find(|index| {
                 let id = PubId(*index as u64);
+                let named = subscription.names(&self.publications[*index]);
                 let seen = self.seen_by_group.contains_key(&(filter.clone(), id));
-                !seen && !self.may_be_pinned(subscription, *index) && !self.lost_by_group(filter, id)
+                named && !seen && !self.may_be_pinned(subscription, *index) && !self.lost_by_group(filter, id)
             })?;
             Some(format!(
                 "publication {index} never came to {filter}, of which client {} was a member all the time; \
@@ -149,7 +158,9 @@ impl Oracle {
         let found = self.losses.of_certain_sessions().find(|(actor, session, id)| {
             let publication = &self.publications[id.0 as usize];
             let mut shared = self.subscriptions.iter().filter(|sub| sub.actor == *actor && sub.is_shared());
-            let once = !publication.repeated && !publication.retain && publication.will.is_none();
+            // Of what is retained there may be another copy, for who subscribes.
+            let retained = publication.retain && publication.payload_bytes > 0;
+            let once = !publication.repeated && !retained && publication.will.is_none();
             once && self.seen(*actor, *session, id.0 as usize).any > 0 && shared.next().is_none()
         });
         if let Some((actor, _, id)) = found {
@@ -159,7 +170,7 @@ impl Oracle {
 
     /// A QoS 2 message goes to no other member once it was sent to one, also if that one's session ends before the message
     /// has arrived `[MQTT-4.8.2-5]`: it may be lost with any session that was in the group since it was published.
-    fn may_be_pinned(&self, subscription: &Subscription, index: usize) -> bool {
+    pub(super) fn may_be_pinned(&self, subscription: &Subscription, index: usize) -> bool {
         let publication = &self.publications[index];
         publication.qos == QoS::ExactlyOnce
             && self.subscriptions.iter().any(|other| {
