@@ -231,7 +231,8 @@ impl Shard {
         ack: Option<u64>,
     ) -> Result<(), ReasonCode> {
         let Some(number) = ack else {
-            self.counters.dropped_qos0_memory += 1;
+            self.counters.dropped_qos0_refused += 1;
+            self.tell_refused(Why::Qos0Refused, publish.payload);
             return Ok(());
         };
         debug_assert!(publish.qos > QoS::AtMostOnce);
