@@ -10,6 +10,7 @@ use quelea_router::MeshConfig;
 use quelea_shard::{OnFull, OnSlow, Settings};
 
 use crate::doors::DoorPlan;
+use crate::limits::Limits;
 use crate::weather::QuicPlan;
 
 /// What a run tries.
@@ -49,11 +50,13 @@ pub enum Profile {
     Jumps,
     /// Everything at once, on 1 to 16 shards with rings from 1.
     Wide,
+    /// Limits so small that they are reached.
+    Limits,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -71,6 +74,7 @@ impl Profile {
         Self::Filters,
         Self::Jumps,
         Self::Wide,
+        Self::Limits,
     ];
 
     /// Its name on the command line.
@@ -93,6 +97,7 @@ impl Profile {
             Self::Filters => "filters",
             Self::Jumps => "jumps",
             Self::Wide => "wide",
+            Self::Limits => "limits",
         }
     }
 
@@ -119,6 +124,8 @@ pub(crate) struct Plan {
     pub(crate) doors: Option<DoorPlan>,
     /// Between two jumps of the broker's clock.
     pub(crate) jump_us: Option<Range<u64>>,
+    /// Limits that are reached, if they are played.
+    pub(crate) limits: Option<Limits>,
 }
 
 /// How hostile network and machine are.
@@ -199,6 +206,7 @@ impl Plan {
             Profile::Filters => plan.filters(random),
             Profile::Jumps => plan.jumps(random),
             Profile::Wide => plan.wide(random),
+            Profile::Limits => plan.limits(random),
         }
         plan.quic = QuicPlan::draw(profile, random);
         plan
@@ -244,6 +252,7 @@ impl Plan {
             quic: None,
             doors: None,
             jump_us: None,
+            limits: None,
         }
     }
 
@@ -439,6 +448,19 @@ impl Plan {
         if random.bool() {
             self.doors = Some(DoorPlan::draw(self.clients, random));
         }
+    }
+
+    /// A broker of a few shards and a network that leaves clients the time to fill it.
+    fn limits(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.shards = random.usize(1..4);
+        self.clients = random.usize(4..12);
+        self.habits.crash = random.u32(0..3);
+        self.habits.vanish = random.u32(0..2);
+        self.habits.supplant = random.u32(0..2);
+        self.habits.leave = random.u32(0..3);
+        self.habits.subscribe = 12;
+        self.wire.preempt_percent = random.u32(0..3);
     }
 
     /// Everything at once.
