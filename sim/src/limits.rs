@@ -79,7 +79,10 @@ impl Limits {
         match kind {
             Kind::Memory => {
                 let all = (plan.clients + 2) * MEMORY_PER_CLIENT;
-                self.memory_bytes = Some(all + random.usize(0..all));
+                let bytes = all + random.usize(0..all);
+                self.memory_bytes = Some(bytes);
+                // What is retained may stay for ever, and would leave no room for anything else.
+                self.retained_bytes = Some(self.retained_bytes.unwrap_or(bytes / 8));
             }
             Kind::QueueBytes => self.queue_bytes = Some(random.usize(500..30_000)),
             Kind::GroupMessages => self.group_messages = Some(random.usize(1..8)),
@@ -116,9 +119,10 @@ impl Limits {
         settings.qos_max = self.qos.unwrap_or(settings.qos_max);
     }
 
-    /// Whether a publication to be retained may be refused for lack of room.
-    pub(crate) fn is_store_small(&self) -> bool {
-        self.retained_messages.is_some() || self.retained_bytes.is_some() || self.memory_bytes.is_some()
+    /// Whether a publication may be refused for lack of room.
+    pub(crate) fn may_refuse(&self, retain: bool) -> bool {
+        let store = self.retained_messages.is_some() || self.retained_bytes.is_some();
+        self.memory_bytes.is_some() || retain && store
     }
 }
 
@@ -158,6 +162,7 @@ impl Kind {
                 habits.large_percent = 30;
                 habits.burst = 6;
                 habits.stall = habits.stall.max(3);
+                habits.session_expiry_s = 2;
             }
             Self::QueueBytes => {
                 habits.large_percent = 20;
@@ -211,9 +216,14 @@ impl World {
         self.plan.limits.as_ref().map_or(0, |limits| limits.mortal_percent)
     }
 
-    /// Some clients take no large packets.
-    pub(crate) fn limit_packets(&mut self, character: &mut Character) {
-        let percent = self.limits().packet_percent;
+    /// Some clients take no large packets. While memory is at its ceiling nobody is let in: what waits for a session without
+    /// a client is given back when that expires, so sessions do, soon.
+    pub(crate) fn limit_character(&mut self, character: &mut Character) {
+        let limits = self.limits();
+        if character.role == Role::Player && limits.memory_bytes.is_some() {
+            character.persistent &= character.version == Version::V5;
+        }
+        let percent = limits.packet_percent;
         if character.role == Role::Player && character.version == Version::V5 && self.percent(percent) {
             character.packet_bytes_max = Some(self.random.u32(100..3_000));
         }
@@ -323,18 +333,30 @@ impl World {
         let settings = &self.plan.settings;
         let habits = &self.plan.habits;
         let clients = self.actors.len();
+        // A session that moves finds its place taken, and takes another.
+        let moves: u64 = self.nodes.iter_mut().map(|node| node.shard.counters().sessions_moved).sum();
         let node = &mut self.nodes[shard];
         let fill = node.shard.fill();
         let c = node.shard.counters();
         let (replays, groups) = (habits.retain_percent > 0, habits.share_percent > 0);
-        // What a session asked for comes whether there is room or not: one pull, and what its groups were lent.
+        // What a session asked for comes whether there is room or not: one pull, and what its groups were lent. What was
+        // collected for one that moved, too.
+        let moved = if self.plan.shards > 1 {
+            (settings.queue_messages_max, settings.queue_bytes_max)
+        } else {
+            (0, 0)
+        };
         let taken = if replays { PULL_MESSAGES_MAX } else { 0 }
             + if groups { LEND_MAX.max(settings.queue_messages_max / 2) } else { 0 };
         let back = LEND_MAX * clients * usize::from(groups);
-        let arriving = (c.links - c.sessions_connected) as usize;
+        let arriving = (c.links - c.sessions_connected + moves) as usize;
         let figures = [
-            ("messages of a queue", fill.queue_messages, settings.queue_messages_max + taken),
-            ("bytes of a queue", fill.queue_bytes, settings.queue_bytes_max + taken * MESSAGE_BYTES_MAX),
+            ("messages of a queue", fill.queue_messages, settings.queue_messages_max + moved.0 + taken),
+            (
+                "bytes of a queue",
+                fill.queue_bytes,
+                settings.queue_bytes_max + moved.1 + taken * MESSAGE_BYTES_MAX,
+            ),
             ("messages of a group", fill.group_messages, settings.group_messages_max + back),
             ("bytes of a group", fill.group_bytes, settings.queue_bytes_max + back * MESSAGE_BYTES_MAX),
             ("subscriptions of a session", fill.subscriptions, settings.subscriptions_max),

@@ -223,7 +223,7 @@ impl World {
                 _ => Role::Player,
             };
             let mut character = self.character(index, role);
-            self.limit_packets(&mut character);
+            self.limit_character(&mut character);
             let core = new_core(&character, true, None, 0);
             self.actors.push(Actor::new(character, core));
             self.renew(index, true);

@@ -43,7 +43,7 @@ impl Oracle {
     /// A publication is done: it was refused only for lack of room.
     pub(crate) fn judge_publish_reason(&mut self, id: PubId, reason: ReasonCode) {
         let publication = &self.publications[id.0 as usize];
-        let full = self.limits.memory_bytes.is_some() || publication.retain && self.limits.is_store_small();
+        let full = self.limits.may_refuse(publication.retain);
         let right = match reason {
             ReasonCode::QUOTA_EXCEEDED => full,
             // The PUBCOMP before was lost with its connection.
