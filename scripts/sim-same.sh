@@ -36,4 +36,4 @@ compare() {
 }
 
 compare --crypto null
-compare --crypto tls --profile quic,rebinding,handshakes,mixed,wide
+compare --crypto tls --profile quic,rebinding,paths,handshakes,mixed,wide

@@ -166,6 +166,8 @@ counters! {
     dropped_qos0_credit: Counter,
     #[doc = "Messages dropped: QoS 0 because memory is at its ceiling."]
     dropped_qos0_memory: Counter,
+    #[doc = "Publications dropped: QoS 0 that came while memory was at its ceiling."]
+    dropped_qos0_refused: Counter,
     #[doc = "Messages dropped: QoS 0 to a shared group without room."]
     dropped_qos0_group: Counter,
     #[doc = "Messages dropped: queue of an offline session full."]

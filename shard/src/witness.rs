@@ -3,8 +3,8 @@
 //!
 //! Told where each is counted ([`crate::counters`]), if `Settings::witness` asks for it, and taken with
 //! `Shard::poll_loss`. Whoever asks takes all of them after each turn: nothing here bounds their number.
-//! Not told: QoS 0 of a connection that has ended, what a session or a group held that ends, and what a publisher is
-//! refused.
+//! Not told: QoS 0 of a connection that has ended, what a session or a group held that ends, and what a publisher at QoS 1
+//! or 2 is refused because of memory.
 
 #[cfg(feature = "witness")]
 use std::sync::Arc;
@@ -53,8 +53,10 @@ pub enum Why {
     Qos0Offline,
     /// QoS 0 without credit of the other shard.
     Qos0Credit,
-    /// QoS 0 while memory is at its ceiling.
+    /// QoS 0 while memory is at its ceiling: to one session.
     Qos0Memory,
+    /// QoS 0 that came while memory was at its ceiling: to nobody.
+    Qos0Refused,
     /// QoS 0 to a shared group without room.
     Qos0Group,
     /// The queue of an offline session is full.
@@ -69,6 +71,9 @@ pub enum Why {
     Expired,
     /// The subscriber has refused it.
     Refused,
+    /// There is no room for another retained message: it is neither kept nor handed to anybody. At QoS 1 and 2 its publisher
+    /// hears so.
+    RetainedFull,
 }
 
 #[cfg(feature = "witness")]
@@ -80,6 +85,7 @@ impl core::fmt::Display for Why {
             Self::Qos0Offline => "at QoS 0, and the client is away",
             Self::Qos0Credit => "at QoS 0, and another shard grants no credit",
             Self::Qos0Memory => "at QoS 0, and memory is at its ceiling",
+            Self::Qos0Refused => "at QoS 0, and memory was at its ceiling when it came",
             Self::Qos0Group => "at QoS 0, and the group has no room",
             Self::OfflineFull => "the queue is full, and the client is away",
             Self::Slow => "the queue stayed full until the deadline",
@@ -87,8 +93,25 @@ impl core::fmt::Display for Why {
             Self::TooLarge => "larger than the client's Maximum Packet Size",
             Self::Expired => "expired",
             Self::Refused => "refused by the client",
+            Self::RetainedFull => "to be retained, and there is no room",
         })
     }
+}
+
+/// How full what has a limit of its own is, at its fullest: the counters have sums.
+#[cfg(feature = "witness")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Messages that wait in one session.
+    pub queue_messages: usize,
+    /// Bytes that wait in one session where more than one message does: one is always taken.
+    pub queue_bytes: usize,
+    /// Subscriptions of one session.
+    pub subscriptions: usize,
+    /// Messages that wait in one shared group.
+    pub group_messages: usize,
+    /// Bytes that wait in one shared group where more than one message does.
+    pub group_bytes: usize,
 }
 
 /// Whose message it is that goes no further.
@@ -107,6 +130,25 @@ impl Shard {
         self.losses.pop_front()
     }
 
+    /// How full the fullest session and the fullest group are.
+    pub fn fill(&self) -> Fill {
+        let mut fill = Fill::default();
+        for session in self.sessions.values() {
+            fill.queue_messages = fill.queue_messages.max(session.outbound.waiting());
+            if session.outbound.waiting() > 1 {
+                fill.queue_bytes = fill.queue_bytes.max(session.outbound.waiting_bytes());
+            }
+            fill.subscriptions = fill.subscriptions.max(session.subscriptions.len());
+        }
+        for group in self.groups.values() {
+            fill.group_messages = fill.group_messages.max(group.members.queued());
+            if group.members.queued() > 1 {
+                fill.group_bytes = fill.group_bytes.max(group.members.bytes());
+            }
+        }
+        fill
+    }
+
     pub(crate) fn tell_loss(&mut self, subject: Subject, why: Why, message: &Publication) {
         if !self.settings.witness {
             return;
@@ -118,6 +160,14 @@ impl Shard {
         };
         let payload = first_bytes(message);
         self.losses.push_back(Loss { whose, why, payload });
+    }
+
+    /// Before it became a publication.
+    pub(crate) fn tell_refused(&mut self, why: Why, payload: &[u8]) {
+        if self.settings.witness {
+            let payload = payload.first_chunk().copied();
+            self.losses.push_back(Loss { whose: Loser::Everybody, why, payload });
+        }
     }
 
     /// To the session of a connection.
@@ -146,6 +196,9 @@ fn first_bytes(message: &Publication) -> Option<[u8; 8]> {
 impl Shard {
     #[inline(always)]
     pub(crate) fn tell_loss(&mut self, _subject: Subject, _why: Why, _message: &Publication) {}
+
+    #[inline(always)]
+    pub(crate) fn tell_refused(&mut self, _why: Why, _payload: &[u8]) {}
 
     #[inline(always)]
     pub(crate) fn tell_loss_on(&mut self, _link: LinkKey, _why: Why, _message: &Publication) {}

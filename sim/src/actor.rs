@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 use quelea_client::{AckToken, Acks, Bounds, Core, Options, Publish, SessionLost, Text, Token, Will};
-use quelea_mqtt::{QoS, Version};
+use quelea_mqtt::{QoS, ReasonCode, Version};
 
 use crate::line::LineId;
 use crate::oracle::PubId;
@@ -40,6 +40,8 @@ pub(crate) struct Character {
     pub(crate) persistent: bool,
     pub(crate) session_expiry_s: u32,
     pub(crate) keep_alive_s: u16,
+    /// The largest packet that it takes, if it says so.
+    pub(crate) packet_bytes_max: Option<u32>,
     pub(crate) receive_max: u16,
     pub(crate) in_flight_max: u16,
     pub(crate) slow_acks: bool,
@@ -63,6 +65,10 @@ pub(crate) struct Actor {
     /// Nobody has connected with this core yet.
     pub(crate) fresh: bool,
     pub(crate) will: Option<PubId>,
+    /// Why CONNECT was refused last, until it is not.
+    pub(crate) refused: Option<ReasonCode>,
+    /// How often it has come back since all faults ended.
+    pub(crate) returns: u32,
     pub(crate) requests: BTreeMap<Token, Asked>,
     pub(crate) publishing: BTreeMap<Token, PubId>,
     pub(crate) acks: VecDeque<(Instant, AckToken)>,
@@ -102,6 +108,8 @@ impl Actor {
             was_connected: false,
             fresh: true,
             will: None,
+            refused: None,
+            returns: 0,
             requests: BTreeMap::new(),
             publishing: BTreeMap::new(),
             acks: VecDeque::new(),
@@ -142,6 +150,7 @@ pub(crate) fn new_core(character: &Character, clean_start: bool, will: Option<Pu
         bounds: Bounds {
             receive_max: NonZeroU16::new(character.receive_max).expect("drawn from 1"),
             in_flight_max: NonZeroU16::new(character.in_flight_max).expect("drawn from 1"),
+            packet_bytes_max: character.packet_bytes_max.unwrap_or(Bounds::default().packet_bytes_max),
             ..Bounds::default()
         },
         ..Options::new(character.name.as_str())

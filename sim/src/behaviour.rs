@@ -32,6 +32,7 @@ impl World {
     }
 
     fn come_back(&mut self, actor: usize) {
+        self.learn_from_refusal(actor);
         let habits = &self.plan.habits;
         let (clean_percent, wander_percent) = (habits.clean_percent, habits.wander_percent);
         let player = &self.actors[actor];
@@ -48,6 +49,7 @@ impl World {
         if !again || storm && self.percent(wander_percent) {
             self.actors[actor].shard = self.random.usize(0..self.nodes.len());
         }
+        self.look_for_room(actor);
         if self.sessions_are_mortal() {
             self.oracle.on_may_expire(actor);
         }
@@ -146,9 +148,10 @@ impl World {
         let v5 = self.actors[actor].character.version == Version::V5;
         let topic: Text = format!("t/{}", self.random.usize(0..habits.topics)).into();
         let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][self.weighted(&habits.qos_weights)];
+        let qos = qos.min(self.qos_max());
         let retain = self.percent(habits.retain_percent);
         let clear = retain && self.percent(habits.clear_percent);
-        let mortal = v5 && !retain && self.percent(habits.expiry_percent);
+        let mortal = v5 && self.percent(if retain { self.mortal_percent() } else { habits.expiry_percent });
         let bytes = match self.percent(habits.large_percent) {
             _ if clear => 0,
             true => self.random.usize(1_000..20_000),

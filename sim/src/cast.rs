@@ -14,6 +14,7 @@ impl World {
         let (stage, broker, weather) = (self.stage(), self.broker(), self.weather());
         let mut lines = vec![stage, broker, weather];
         lines.extend(self.quic_weather());
+        lines.extend(self.plan.limits.as_ref().map(|limits| format!("small: {limits}")));
         lines
             .extend(self.actors.iter().enumerate().map(|(index, actor)| introduced(index, &actor.character)));
         for line in lines {
@@ -108,8 +109,10 @@ fn introduced(index: usize, character: &Character) -> String {
         (true, ..) => ", has a Will".to_owned(),
     };
     let late = if character.slow_acks { ", acknowledges late" } else { "" };
+    let packets =
+        character.packet_bytes_max.map(|max| format!(", takes packets of {max} bytes")).unwrap_or_default();
     let (receive_max, in_flight_max) = (character.receive_max, character.in_flight_max);
     format!(
-        "client {index}: MQTT {version}{road}{session}{will}{late}; Receive Maximum {receive_max}, {in_flight_max} in flight"
+        "client {index}: MQTT {version}{road}{session}{will}{late}{packets}; Receive Maximum {receive_max}, {in_flight_max} in flight"
     )
 }

@@ -50,6 +50,8 @@ parts! {
     Jumps = "jumps",
     #[doc = "Several filters in one packet."]
     Filters = "filters",
+    #[doc = "Limits small enough to be reached, of those that are not part of every run."]
+    Limits = "limits",
     #[doc = "Connections that end with a reset."]
     Crashes = "crashes",
     #[doc = "Connections that end without a word."]
@@ -136,6 +138,7 @@ impl Part {
             }
             Self::Jumps => plan.jump_us = None,
             Self::Filters => habits.filters_max = 1,
+            Self::Limits => plan.limits = None,
             Self::Crashes => habits.crash = 0,
             Self::Vanishing => habits.vanish = 0,
             Self::Takeovers => habits.supplant = 0,

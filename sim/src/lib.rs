@@ -25,6 +25,7 @@ mod doors;
 mod event;
 mod filters;
 mod layers;
+mod limits;
 mod line;
 mod lines;
 mod network;

@@ -10,9 +10,10 @@ use quelea_router::MeshConfig;
 use quelea_shard::{OnFull, OnSlow, Settings};
 
 use crate::doors::DoorPlan;
+use crate::limits::Limits;
 use crate::weather::QuicPlan;
 
-/// What a run tries.
+/// What a run tries. A seed draws by the profile's place as well: what is new stands behind what is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Profile {
     /// Clients that publish to each other, with small queues: nobody may lock up.
@@ -37,8 +38,6 @@ pub enum Profile {
     Quic,
     /// Clients over QUIC whose addresses change.
     Rebinding,
-    /// Clients over QUIC whose paths carry shorter or longer datagrams from one moment to the next.
-    Paths,
     /// Strangers and storms of connects, with limits that are reached.
     Handshakes,
     /// All of it.
@@ -51,11 +50,15 @@ pub enum Profile {
     Jumps,
     /// Everything at once, on 1 to 16 shards with rings from 1.
     Wide,
+    /// Limits so small that they are reached.
+    Limits,
+    /// Clients over QUIC whose paths carry shorter or longer datagrams from one moment to the next.
+    Paths,
 }
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Mutual,
         Self::Tiny,
         Self::Moving,
@@ -67,13 +70,14 @@ impl Profile {
         Self::Streams,
         Self::Quic,
         Self::Rebinding,
-        Self::Paths,
         Self::Handshakes,
         Self::Mixed,
         Self::Doors,
         Self::Filters,
         Self::Jumps,
         Self::Wide,
+        Self::Limits,
+        Self::Paths,
     ];
 
     /// Its name on the command line.
@@ -97,6 +101,7 @@ impl Profile {
             Self::Filters => "filters",
             Self::Jumps => "jumps",
             Self::Wide => "wide",
+            Self::Limits => "limits",
         }
     }
 
@@ -123,6 +128,8 @@ pub(crate) struct Plan {
     pub(crate) doors: Option<DoorPlan>,
     /// Between two jumps of the broker's clock.
     pub(crate) jump_us: Option<Range<u64>>,
+    /// Limits that are reached, if they are played.
+    pub(crate) limits: Option<Limits>,
 }
 
 /// How hostile network and machine are.
@@ -204,6 +211,7 @@ impl Plan {
             Profile::Filters => plan.filters(random),
             Profile::Jumps => plan.jumps(random),
             Profile::Wide => plan.wide(random),
+            Profile::Limits => plan.limits(random),
         }
         plan.quic = QuicPlan::draw(profile, random);
         plan
@@ -249,6 +257,7 @@ impl Plan {
             quic: None,
             doors: None,
             jump_us: None,
+            limits: None,
         }
     }
 
@@ -452,6 +461,19 @@ impl Plan {
         if random.bool() {
             self.doors = Some(DoorPlan::draw(self.clients, random));
         }
+    }
+
+    /// A broker of a few shards and a network that leaves clients the time to fill it.
+    fn limits(&mut self, random: &mut fastrand::Rng) {
+        self.all_of_it(random);
+        self.shards = random.usize(1..4);
+        self.clients = random.usize(4..12);
+        self.habits.crash = random.u32(0..3);
+        self.habits.vanish = random.u32(0..2);
+        self.habits.supplant = random.u32(0..2);
+        self.habits.leave = random.u32(0..3);
+        self.habits.subscribe = 12;
+        self.wire.preempt_percent = random.u32(0..3);
     }
 
     /// Everything at once.

@@ -15,6 +15,7 @@ use crate::clock::WATCHER_EXPIRY_S;
 use crate::crypto::Crypto;
 use crate::cuts::Cuts;
 use crate::event::Event;
+use crate::limits::Limits;
 use crate::oracle::Books;
 use crate::profile::{Plan, Profile};
 use crate::world::{Act, World};
@@ -67,7 +68,11 @@ impl Play {
             plan.habits.clear_percent = plan.habits.clear_percent.max(CLEAR_PERCENT);
             plan.habits.retain_percent = plan.habits.retain_percent.max(CLEAR_PERCENT);
         }
+        Limits::draw(self.profile, self.seed, &mut plan);
         self.cuts.apply(&mut plan);
+        if let Some(limits) = &plan.limits {
+            limits.apply(&mut plan.settings);
+        }
         (plan, random)
     }
 }
@@ -180,6 +185,7 @@ impl World {
         self.set_up()?;
         self.storm()?;
         self.calm()?;
+        self.outlive_retained()?;
         self.curtain()
     }
 
@@ -191,7 +197,7 @@ impl World {
     }
 
     /// Lets things happen until `done`, looking every few milliseconds; an error after `bound`.
-    fn until(
+    pub(crate) fn until(
         &mut self,
         bound: Duration,
         what: &str,
@@ -221,7 +227,8 @@ impl World {
                 _ if index == clients + 1 => Role::Probe,
                 _ => Role::Player,
             };
-            let character = self.character(index, role);
+            let mut character = self.character(index, role);
+            self.limit_character(&mut character);
             let core = new_core(&character, true, None, 0);
             self.actors.push(Actor::new(character, core));
             self.renew(index, true);
@@ -251,6 +258,7 @@ impl World {
             },
             // The watcher stays where the clock jumps: what it misses while it is away may be dropped.
             keep_alive_s: if !player && self.plan.jump_us.is_some() { 0 } else { habits.keep_alive_s },
+            packet_bytes_max: None,
             receive_max: if player { self.random.u16(habits.receive_max) } else { 100 },
             in_flight_max: self.random.u16(1..32),
             slow_acks: player && self.percent(habits.slow_ack_percent),
@@ -371,7 +379,10 @@ impl World {
         self.phase = Act::Curtain;
         let probe = self.plan.clients + 1;
         self.open(probe, 0);
-        self.until(SETTLE, "the probe's CONNECT", |world| world.actors[probe].core.is_connected())?;
+        self.until(SETTLE, "the probe's CONNECT", |world| {
+            world.try_elsewhere(probe);
+            world.actors[probe].core.is_connected()
+        })?;
         self.subscribe_to(probe, vec![Subscription::new("#", QoS::AtLeastOnce)]);
         self.drain_client(probe);
         let asked = self.now;

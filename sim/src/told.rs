@@ -20,7 +20,8 @@ impl World {
             let takes = self.takes_output(actor);
             let output = takes.then(|| self.actors[actor].core.poll_output()).flatten();
             if let Some(bytes) = &output {
-                self.write(actor, bytes);
+                let bytes = self.refuse_some(actor, bytes);
+                self.write(actor, &bytes);
             }
             let event = self.actors[actor].core.poll_event();
             if output.is_none() && event.is_none() {
@@ -95,15 +96,18 @@ impl World {
                 self.tell(|| format!("client {actor} is connected, {session}"));
                 let player = &mut self.actors[actor];
                 player.was_connected = true;
+                player.refused = None;
                 player.echo = Echo::default();
                 player.core.set_clean_start(!player.character.persistent);
                 self.note_jumps(actor);
                 self.oracle.on_connected(actor, self.broker_now(), session_present);
+                self.judge_let_in(actor);
                 self.judge_named(actor);
             }
             Told::Refused { reason, .. } => {
                 self.tell(|| format!("client {actor} is refused: {reason}"));
                 self.lost_connection(actor, false);
+                self.judge_kept_out(actor, reason);
             }
             Told::Message(message) => self.on_message(actor, &message),
             Told::PublishDone { token, reason } => {
@@ -111,6 +115,7 @@ impl World {
                 if self.oracle.publication(id).qos > QoS::AtMostOnce {
                     self.tell(|| format!("publication {} of client {actor} is done: {reason}", id.0));
                     self.oracle.on_publish_done(id, self.broker_now(), reason);
+                    self.oracle.judge_publish_reason(id, reason);
                 }
             }
             Told::Subscribed { token, reasons } => {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use quelea_router::{ShardId, ShardSet, SleepFlags, mesh};
-use quelea_shard::witness::{Loser, Loss};
+use quelea_shard::witness::{Loser, Loss, Why};
 use quelea_shard::{Completion, DoorAction, Permissions, Shard, ShardParts};
 
 use crate::actor::Actor;
@@ -106,7 +106,7 @@ impl World {
             events,
             random,
             sleep: SleepFlags::new(plan.shards),
-            oracle: Oracle::new(plan.clients + 2),
+            oracle: Oracle::new(plan.clients + 2, plan.limits.clone().unwrap_or_default()),
             plan,
             phase: Act::SetUp,
             nodes,
@@ -195,6 +195,10 @@ impl World {
         }
         let node = &mut self.nodes[shard];
         let turns = node.turns;
+        if self.plan.limits.is_some() {
+            self.judge_fill(shard);
+        }
+        let node = &mut self.nodes[shard];
         let awake = !node.inbox.is_empty() || until.is_some_and(|until| until <= over);
         let preempted = self.percent(self.plan.wire.preempt_percent);
         let mut took = (over - now) + self.micros(self.plan.wire.turn_us.clone());
@@ -234,6 +238,11 @@ impl World {
 
     fn lost(&mut self, loss: &Loss) {
         let id = self.oracle.on_loss(loss);
+        if let (Why::TooLarge, Loser::Session(client), Some(id)) = (loss.why, &loss.whose, id) {
+            let whose = self.actors.iter().find(|actor| actor.character.name == **client);
+            let packet_bytes_max = whose.and_then(|actor| actor.character.packet_bytes_max);
+            self.oracle.judge_too_large(id, packet_bytes_max);
+        }
         self.tell(|| {
             let what = id.map_or("a message".to_owned(), |id| format!("publication {}", id.0));
             let why = loss.why;

@@ -69,10 +69,16 @@ impl Shard {
         if connect.authentication_method.is_some() {
             return Err(ReasonCode::BAD_AUTHENTICATION_METHOD);
         }
-        if self.is_full() || self.sessions.len() >= self.settings.sessions_max {
+        // Who has a session here takes no place.
+        let takes_place = self.session_of(connect.client_id).is_none();
+        if self.is_full() || takes_place && self.has_all_sessions() {
             return Err(ReasonCode::QUOTA_EXCEEDED);
         }
         Ok(())
+    }
+
+    fn has_all_sessions(&self) -> bool {
+        self.sessions.len() >= self.settings.sessions_max
     }
 
     fn connecting(&mut self, connect: &Connect<'_>) -> Connecting {
@@ -180,6 +186,12 @@ impl Shard {
                 self.refuse_connect(now, key, ReasonCode::SERVER_BUSY);
             }
             Some(session) if claiming => self.connected(now, key, session, true),
+            // Its place was free when CONNECT came, and others were quicker.
+            None if claiming && self.has_all_sessions() => {
+                self.refuse_connect(now, key, ReasonCode::QUOTA_EXCEEDED);
+                let home = self.home_of(&identity.client_id);
+                self.send_control(home, Control::Ended { identity });
+            }
             None if claiming => {
                 let session = self.open_session(&identity, Presence::Offline { expires: None });
                 self.connected(now, key, session, false);

@@ -231,12 +231,19 @@ impl Shard {
         ack: Option<u64>,
     ) -> Result<(), ReasonCode> {
         let Some(number) = ack else {
-            self.counters.dropped_qos0_memory += 1;
+            self.counters.dropped_qos0_refused += 1;
+            self.tell_refused(Why::Qos0Refused, publish.payload);
             return Ok(());
         };
         debug_assert!(publish.qos > QoS::AtMostOnce);
         self.counters.publishes_refused += 1;
         self.settle_ack(key, number, ReasonCode::QUOTA_EXCEEDED);
+        if self.links[key].version < Version::V5 {
+            // At once, whatever its turn among the acknowledgements: it will come again, and behind what follows it here if
+            // that were accepted meanwhile.
+            self.disconnect(now, key, ReasonCode::QUOTA_EXCEEDED);
+            return Ok(());
+        }
         self.send_acks(now, key);
         Ok(())
     }

@@ -38,8 +38,7 @@ impl Shard {
             return ReasonCode::NO_MATCHING_SUBSCRIBERS;
         }
         if self.is_full() && self.retained.get(topic).is_none() {
-            self.counters.retained_refused += 1;
-            return ReasonCode::QUOTA_EXCEEDED;
+            return self.refuse_retained(message);
         }
         match self.retained.set(topic, Arc::clone(message), message.bytes()) {
             Ok(_) => {
@@ -48,11 +47,14 @@ impl Shard {
                 }
                 ReasonCode::NO_MATCHING_SUBSCRIBERS
             }
-            Err(_) => {
-                self.counters.retained_refused += 1;
-                ReasonCode::QUOTA_EXCEEDED
-            }
+            Err(_) => self.refuse_retained(message),
         }
+    }
+
+    fn refuse_retained(&mut self, message: &Message) -> ReasonCode {
+        self.counters.retained_refused += 1;
+        self.tell_loss(Subject::Everybody, Why::RetainedFull, message);
+        ReasonCode::QUOTA_EXCEEDED
     }
 
     /// Answers pulls, as many as the turn has work for; one at least. The others wait for the next turn.

@@ -33,6 +33,8 @@ impl Oracle {
         let exact = [
             (Why::Qos0Full, c.dropped_qos0_full),
             (Why::Qos0Credit, c.dropped_qos0_credit),
+            (Why::Qos0Memory, c.dropped_qos0_memory),
+            (Why::Qos0Refused, c.dropped_qos0_refused),
             (Why::Qos0Group, c.dropped_qos0_group),
             (Why::OfflineFull, c.dropped_offline_full),
             (Why::Slow, c.dropped_slow),
@@ -40,6 +42,7 @@ impl Oracle {
             (Why::TooLarge, c.dropped_too_large),
             (Why::Expired, c.expired),
             (Why::Refused, c.dropped_refused),
+            (Why::RetainedFull, c.retained_refused),
         ];
         // Those that went with a connection are counted only.
         let at_most =

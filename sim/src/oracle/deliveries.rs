@@ -278,8 +278,11 @@ impl Oracle {
                 _ => published.session == other.session,
             };
             // A repeated QoS 1 publication may have come before, from the first time that it was sent.
-            let once =
-                |publication: &Publication| publication.qos != QoS::AtLeastOnce || !publication.repeated;
+            // So may one that was refused then, without its publisher's hearing of it.
+            let once = |publication: &Publication| {
+                !publication.repeated
+                    || publication.qos != QoS::AtLeastOnce && !self.limits.may_refuse(publication.retain)
+            };
             if bound && once(published) && once(other) {
                 return Err(format!("after publication {}, which was sent later", last.0));
             }

@@ -54,9 +54,13 @@ impl Losses {
         self.sessions.iter().flat_map(|(whose, losses)| losses.iter().map(|_| *whose))
     }
 
-    /// The same with the number of the session, where that is certain.
+    /// The same of messages that were not sent, with the number of the session, where that is certain.
     pub(super) fn of_certain_sessions(&self) -> impl Iterator<Item = (usize, u32, PubId)> {
-        let one = |(actor, id), told: &Told| Some((actor, told.session?, id));
+        // What a client refuses has come to it.
+        let one = |(actor, id), told: &Told| {
+            let session = told.session.filter(|_| told.why != Why::Refused)?;
+            Some((actor, session, id))
+        };
         self.sessions
             .iter()
             .flat_map(move |(whose, losses)| losses.iter().filter_map(move |told| one(*whose, told)))
@@ -112,7 +116,14 @@ pub(super) fn is_transient(why: Why) -> bool {
         | Why::Qos0Offline
         | Why::Qos0Credit
         | Why::Qos0Memory
+        | Why::Qos0Refused
         | Why::Qos0Group => true,
-        Why::OfflineFull | Why::Slow | Why::GroupFull | Why::TooLarge | Why::Expired | Why::Refused => false,
+        Why::OfflineFull
+        | Why::Slow
+        | Why::GroupFull
+        | Why::TooLarge
+        | Why::Expired
+        | Why::Refused
+        | Why::RetainedFull => false,
     }
 }

@@ -16,6 +16,7 @@
 
 mod books;
 mod deliveries;
+mod limits;
 mod losses;
 mod nameless;
 mod settle;
@@ -35,6 +36,8 @@ pub(crate) use wills::{Delayed, Firings};
 
 use losses::Losses;
 use nameless::Nameless;
+
+use crate::limits::Limits;
 
 /// One publication: a client's, or a Will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,8 @@ pub(crate) struct Subscription {
     pub(crate) closing: bool,
     /// Its answer was seen, or the session has ended.
     pub(crate) closed: Option<Instant>,
+    /// Filters that may have counted beside it when it came to the broker.
+    rivals: usize,
     /// For each of the oracle's topics, whether the filter matches it.
     matches: Vec<bool>,
     shared: bool,
@@ -172,6 +177,8 @@ pub(crate) struct Oracle {
     losses: Losses,
     /// Messages that clients have seen, without those that were marked as duplicates.
     first_deliveries: u64,
+    /// Limits that may be reached.
+    limits: Limits,
     verdict: Option<String>,
 }
 
@@ -187,7 +194,7 @@ struct OrderOf {
 }
 
 impl Oracle {
-    pub(crate) fn new(clients: usize) -> Self {
+    pub(crate) fn new(clients: usize, limits: Limits) -> Self {
         Self {
             publications: Vec::new(),
             subscriptions: Vec::new(),
@@ -203,6 +210,7 @@ impl Oracle {
             nameless: Nameless::default(),
             losses: Losses::default(),
             first_deliveries: 0,
+            limits,
             verdict: None,
         }
     }
@@ -335,6 +343,7 @@ impl Oracle {
     ) -> usize {
         self.close_filter(actor, &asked.filter);
         let session = self.clients[actor].session;
+        let rivals = self.rivals(actor, &asked.filter);
         self.present[actor].push(self.subscriptions.len());
         let matches = self.topics.iter().map(|topic| matches(&asked.filter, topic)).collect();
         self.subscriptions.push(Subscription {
@@ -347,6 +356,7 @@ impl Oracle {
             granted: None,
             closing: false,
             closed: None,
+            rivals,
             matches,
         });
         self.subscriptions.len() - 1
@@ -357,9 +367,9 @@ impl Oracle {
         let subscription = &mut self.subscriptions[number];
         if reason.is_error() {
             subscription.closed.get_or_insert(now);
-            return;
+            return self.judge_refused_subscription(number, reason);
         }
-        let asked = subscription.asked.options.qos;
+        let asked = subscription.asked.options.qos.min(self.limits.qos.unwrap_or(QoS::ExactlyOnce));
         subscription.granted = Some(now);
         let (actor, filter) = (subscription.actor, subscription.asked.filter.clone());
         if reason.as_u8() != asked.as_u8() {

@@ -16,6 +16,7 @@ impl Oracle {
         self.judge_transient();
         self.judge_groups();
         self.judge_missing_nameless();
+        self.judge_refused();
         self.judge_lost_and_found();
         self.judge_wills(watcher);
         self.judge_books(watcher, books);

@@ -49,7 +49,7 @@ impl History {
     #[expect(clippy::disallowed_methods, reason = "the base of virtual time")]
     fn new() -> Self {
         let mut history = Self {
-            oracle: Oracle::new(CLIENTS),
+            oracle: Oracle::new(CLIENTS, crate::limits::Limits::default()),
             now: Instant::now(),
             counters: Counters::default(),
             connections: [0; CLIENTS],
