@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "witness")]
 use bytes::BytesMut;
+use quelea_mqtt::Publish;
 #[cfg(feature = "witness")]
 use quelea_mqtt::{Delivery, Limits, Packet, QoS, Sender, Version, decode};
 
@@ -163,9 +164,9 @@ impl Shard {
     }
 
     /// Before it became a publication.
-    pub(crate) fn tell_refused(&mut self, why: Why, payload: &[u8]) {
+    pub(crate) fn tell_refused(&mut self, why: Why, publish: &Publish<'_>) {
         if self.settings.witness {
-            let payload = payload.first_chunk().copied();
+            let payload = name_in(publish);
             self.losses.push_back(Loss { whose: Loser::Everybody, why, payload });
         }
     }
@@ -188,7 +189,16 @@ fn first_bytes(message: &Publication) -> Option<[u8; 8]> {
     message.image.encode(&Delivery::new(Version::V5, QoS::AtMostOnce), &mut packet);
     let decoded = decode(&packet, Version::V5, Sender::Server, &Limits::default());
     let Ok(Packet::Publish(publish)) = decoded else { return None };
-    publish.properties.correlation_data?.first_chunk().copied()
+    name_in(&publish)
+}
+
+/// An empty one has it in its Correlation Data.
+#[cfg(feature = "witness")]
+fn name_in(publish: &Publish<'_>) -> Option<[u8; 8]> {
+    match publish.payload {
+        [] => publish.properties.correlation_data?.first_chunk().copied(),
+        payload => payload.first_chunk().copied(),
+    }
 }
 
 #[cfg(not(feature = "witness"))]
@@ -198,7 +208,7 @@ impl Shard {
     pub(crate) fn tell_loss(&mut self, _subject: Subject, _why: Why, _message: &Publication) {}
 
     #[inline(always)]
-    pub(crate) fn tell_refused(&mut self, _why: Why, _payload: &[u8]) {}
+    pub(crate) fn tell_refused(&mut self, _why: Why, _publish: &Publish<'_>) {}
 
     #[inline(always)]
     pub(crate) fn tell_loss_on(&mut self, _link: LinkKey, _why: Why, _message: &Publication) {}

@@ -232,7 +232,7 @@ impl Shard {
     ) -> Result<(), ReasonCode> {
         let Some(number) = ack else {
             self.counters.dropped_qos0_refused += 1;
-            self.tell_refused(Why::Qos0Refused, publish.payload);
+            self.tell_refused(Why::Qos0Refused, publish);
             return Ok(());
         };
         debug_assert!(publish.qos > QoS::AtMostOnce);
