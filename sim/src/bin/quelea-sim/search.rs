@@ -15,7 +15,7 @@ type Outcome = Result<Report, Failure>;
 
 /// Plays what is asked for. The last line of a search without failure is the hash of all runs.
 pub(crate) fn search(request: &Request, broker: Broker) -> ExitCode {
-    let mut search = Search::new();
+    let mut search = Search::new(request.runs_per_seed());
     let mut failed = None;
     in_order(request, broker, |number, play, outcome| {
         match outcome {
@@ -25,7 +25,7 @@ pub(crate) fn search(request: &Request, broker: Broker) -> ExitCode {
                 return ControlFlow::Break(());
             }
         }
-        let whole = (number + 1).is_multiple_of(request.runs_per_seed());
+        let whole = (number + 1).is_multiple_of(search.runs_per_seed);
         if whole {
             search.next = play.seed + 1;
             search.show_progress(request);
@@ -104,15 +104,25 @@ struct Search {
     /// The first seed that was not played in all its profiles.
     next: u64,
     runs: u64,
+    runs_per_seed: u64,
     virtual_time: Duration,
     events: u64,
     hash: u64,
 }
 
 impl Search {
-    fn new() -> Self {
+    fn new(runs_per_seed: u64) -> Self {
         let now = wall_clock();
-        Self { began: now, shown: now, next: 0, runs: 0, virtual_time: Duration::ZERO, events: 0, hash: 0 }
+        Self {
+            began: now,
+            shown: now,
+            next: 0,
+            runs: 0,
+            runs_per_seed,
+            virtual_time: Duration::ZERO,
+            events: 0,
+            hash: 0,
+        }
     }
 
     fn add(&mut self, report: &Report) {
@@ -142,10 +152,11 @@ impl Search {
     fn pace(&self) -> String {
         let seconds = self.began.elapsed().as_secs_f64().max(1e-9);
         let hours = self.virtual_time.as_secs_f64() / 3_600.0;
+        let seeds = self.runs as f64 / self.runs_per_seed as f64;
         format!(
-            "{} runs, {:.0} per second, {hours:.1} virtual hours, {:.4} per second",
+            "{} runs, {:.1} seeds per second, {hours:.1} virtual hours, {:.4} per second",
             self.runs,
-            self.runs as f64 / seconds,
+            seeds / seconds,
             hours / seconds
         )
     }
