@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listeners;
 pub mod logging;
 pub mod memory;
+pub mod notify;
 pub mod secrets;
 mod shard_thread;
 mod sizing;

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   arguments ─► Errand ─► Check, PrintConfig, PrintReference ─► 0 or 2
-//!                    └───► Serve ─► banner ─► signals ─┬─ SIGHUP: reload the certificates
-//!                                                      ├─ SIGTERM, SIGINT: drain ─► 0
-//!                                                      └─ a second one: stop now ─► 1
+//!                    └───► Serve ─► banner, READY ─► signals ─┬─ SIGHUP: reload the certificates
+//!                                                             ├─ SIGTERM, SIGINT: drain ─► 0
+//!                                                             └─ a second one: stop now ─► 1
 //! ```
 
 use std::io::Write;
@@ -17,6 +17,7 @@ use quelea::broker::{Broker, RunningBroker, StartError};
 use quelea::certificate::CertificateError;
 use quelea::cli::{Arguments, Errand};
 use quelea::config::{Config, ConfigError, Loaded, Origin, Problem, Reading, Transport, reference};
+use quelea::notify::{NOTIFY_SOCKET, Notifier};
 use quelea::secrets::{Exchanged, Refused, Reloaded, Secret};
 use quelea::{banner, logging};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -92,7 +93,18 @@ fn serve(loaded: &Loaded) -> ExitCode {
         wss = ?addresses(Transport::Wss),
         "serving"
     );
-    obey(signals, broker)
+    let notifier = notifier();
+    notifier.tell_ready();
+    obey(signals, broker, &notifier)
+}
+
+/// The way to the service manager; one that cannot be reached does not keep the broker from serving.
+fn notifier() -> Notifier {
+    let address = std::env::var_os(NOTIFY_SOCKET);
+    Notifier::new(address.as_deref()).unwrap_or_else(|error| {
+        tracing::warn!(address = ?address, %error, "the service manager cannot be told");
+        Notifier::default()
+    })
 }
 
 fn exit_code(error: &StartError) -> u8 {
@@ -100,13 +112,16 @@ fn exit_code(error: &StartError) -> u8 {
 }
 
 /// Serves until told to stop.
-fn obey(mut signals: Signals, broker: RunningBroker) -> ExitCode {
+fn obey(mut signals: Signals, broker: RunningBroker, notifier: &Notifier) -> ExitCode {
     loop {
         for signal in signals.wait() {
             if signal != SIGHUP {
+                notifier.tell_stopping(broker.config().broker.drain_timeout);
                 return drain(signals, broker);
             }
+            notifier.tell_reloading();
             reload(&broker);
+            notifier.tell_ready();
         }
     }
 }

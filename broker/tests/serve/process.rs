@@ -1,7 +1,8 @@
 //! The binary: banner, signals, exit codes.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use quelea_mqtt::ReasonCode;
 use quelea_udp_io::{Backend, Choice};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::time::{ClockId, clock_gettime};
 use tempfile::TempDir;
 
 use crate::PATIENCE;
@@ -227,6 +229,52 @@ fn sighup_says_once_what_was_exchanged_and_for_whom() {
     assert!(line.contains("exchanged=0 unchanged=1 refused=1"), "said once: {line}");
     process.signal(Signal::TERM);
     assert_eq!(process.end().0.code(), Some(0));
+}
+
+/// As systemd would hear it: one datagram for each change of state, in order.
+#[test]
+fn a_service_manager_is_told_of_start_reload_and_end() {
+    let directory = directory();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let heard = || {
+        let mut buffer = [0; 512];
+        let length = manager.recv(&mut buffer).unwrap();
+        std::str::from_utf8(&buffer[..length]).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("QUELEA_BROKER__DRAIN_TIMEOUT", "2m")];
+    let process = quelea_in(directory.path(), &ANY_PORTS, &environment);
+    assert_eq!(heard()[0], "READY=1");
+    // It is true: a client is served.
+    TcpClient::tcp(process.address("MQTT over TCP"), "client").disconnect();
+
+    let before = clock_gettime(ClockId::Monotonic);
+    process.signal(Signal::HUP);
+    let reloading = heard();
+    assert_eq!(reloading[0], "RELOADING=1");
+    let micros = reloading[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<i64>().unwrap();
+    assert!(micros >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000, "{micros}");
+    assert!(micros <= (clock_gettime(ClockId::Monotonic).tv_sec + 1) * 1_000_000, "{micros}");
+    assert_eq!(heard()[0], "READY=1");
+
+    process.signal(Signal::TERM);
+    assert_eq!(heard()[..2], ["STOPPING=1", "EXTEND_TIMEOUT_USEC=135000000"]);
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn what_does_not_start_is_not_told_to_be_ready() {
+    let directory = directory();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let arguments = [&["--tcp-listen", &address][..], &NO_OTHER].concat();
+    let process = quelea_in(directory.path(), &arguments, &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    assert_eq!(process.end().0.code(), Some(1));
+    assert_eq!(manager.recv(&mut [0; 64]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[test]
