@@ -579,7 +579,7 @@ type = "tcp"
 listen = "127.0.0.1:1883"
 "#;
     let file = file(text);
-    let variables = [("QUELEA_MQTT__RESPONSE_ROOT", "a/+"), ("QUELEA_TCP__LISTN", "1")];
+    let variables = [("QUELEA_MQTT__RESPONSE_ROOT", "a/+"), ("QUELEA_LOG__LEVL", "info")];
     let flags = vec![flag("--shards", "broker", "shards", "many")];
     let error = load(Some(file.path()), environment(&variables), flags).unwrap_err();
     let error = error.to_string().replace(&file.path().display().to_string(), "FILE");
@@ -600,7 +600,7 @@ listen = "127.0.0.1:1883"
             "FILE:23 listeners[1].listen",
             "FILE:24 listeners[1].path",
             "FILE:28 listeners[2].listen",
-            "environment variable QUELEA_TCP__LISTN tcp.listn",
+            "environment variable QUELEA_LOG__LEVL log.levl",
             "environment variable QUELEA_MQTT__RESPONSE_ROOT mqtt.response_root",
             "flag --shards broker.shards",
         ],
@@ -620,6 +620,12 @@ fn what_follows_from_a_mistake_is_not_another() {
             "FILE:2: quic.listen",
         ),
         ("[tcp\nlisten = 3\n", "FILE:1"),
+        // They are there, under other names.
+        ("[tcp]\nlisten = \"0.0.0.0:1\"\nallow_annonymous = true", "FILE:3: tcp.allow_annonymous"),
+        ("[[listeners]]\ntyp = \"tls\"\nlisten = \"127.0.0.1:1\"", "FILE:2: listeners[0].typ"),
+        // This is not TOML, so it is not known what it allows.
+        ("[tcp]\nlisten = \"0.0.0.0:1\"\nallow_anonymous = yes", "FILE:3: tcp.allow_anonymous"),
+        ("[tls]\ncertificate = \"a.pem\"\nkey = b.pem", "FILE:3: tls.key"),
     ];
     for (text, expected) in cases {
         let refusal = refusal_of_file(text);
@@ -680,6 +686,9 @@ fn every_item_of_a_list_is_told_with_its_line() {
     assert_eq!(refusal_of_file(text).lines().collect::<Vec<_>>(), expected);
     let error = load(None, environment(&[("QUELEA_TCP__LISTEN", "[\"1\", \"2\"]")]), vec![]).unwrap_err();
     assert_eq!(error.problems.len(), 2, "{error}");
+    let both = [("QUELEA_TCP__LISTEN", "0.0.0.0:1"), ("QUELEA_TCP__ALLOW_ANONIMOUS", "true")];
+    let error = load(None, environment(&both), vec![]).unwrap_err().to_string();
+    assert!(error.contains("did you mean `allow_anonymous`?") && error.lines().count() == 1, "{error}");
     let text = "[ws]\norigins = [\"a\", \"https://b\", \"c/\"]";
     assert_eq!(refusal_of_file(text).matches("expected a site such as").count(), 2);
 }
@@ -792,6 +801,7 @@ fn a_torn_file_is_told_its_tear_and_no_more() {
         ("[tcp\nlisten = 3\n", 1),
         ("[mqtt]\non_slow = 3\n[tcp] listen = 3\n", 3),
         ("[tcp]\nlisten = [\"127.0.0.1:1\",\nallow_anonymous = 3\n", 3),
+        ("[mqtt]\non_slow = 3\nx = [\n  1,\n  y,\n]\n", 5),
     ] {
         let variables = environment(&[("QUELEA_QUIC__LISTEN", "0.0.0.0:1")]);
         let file = file(text);
@@ -924,4 +934,28 @@ fn every_key_refuses_what_it_cannot_be_and_says_what_it_expects() {
         assert!(comment.starts_with(&expected.to_lowercase()), "{comment}: {problem}");
     }
     assert!(mistakes > 60, "{mistakes}");
+}
+
+/// Whatever is damaged: something is told of its line or of none, and nothing of lines that are not there.
+#[test]
+fn no_damaged_letter_ends_the_check_or_is_told_elsewhere() {
+    let whole = uncommented(&reference());
+    let file = file("");
+    let lines = whole.lines().count();
+    let mut refused = 0;
+    for (at, _) in whole.char_indices().step_by(67) {
+        for junk in ["", "\"", "[", "=", "\n", "\u{e9}"] {
+            let Some(rest) = whole.get(at + 1..) else { continue };
+            let damaged = format!("{}{junk}{rest}", &whole[..at]);
+            std::fs::write(file.path(), &damaged).unwrap();
+            let problems = read(Some(file.path()), [], vec![]).problems;
+            refused += usize::from(!problems.is_empty());
+            for problem in problems {
+                let Origin::File { line, .. } = problem.origin else { panic!("{problem}") };
+                assert!((1..=lines + 1).contains(&line), "{problem} in {damaged}");
+                assert!(problem.to_string().lines().count() == 1, "{problem:?}");
+            }
+        }
+    }
+    assert!(refused > 200, "{refused}");
 }

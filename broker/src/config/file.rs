@@ -138,10 +138,7 @@ impl Reader<'_> {
     }
 
     fn keys(&mut self, section: &'static Section, keys: &DeTable<'_>) {
-        let mut readable = Table::new();
-        for (name, value) in keys {
-            self.key(section, section.name, name, value, &mut readable);
-        }
+        let readable = self.readable(section, section.name, keys);
         self.layer.table.insert(section.name.to_owned(), Value::Table(readable));
     }
 
@@ -150,9 +147,7 @@ impl Reader<'_> {
         self.found(&place, item.span());
         let mut readable = Table::new();
         if let DeValue::Table(keys) = item.get_ref() {
-            for (name, value) in keys {
-                self.key(section, &place, name, value, &mut readable);
-            }
+            readable = self.readable(section, &place, keys);
             self.listener_wants(section, &place, item, keys);
         } else {
             let what = impossible(&shown(&plain(item)), "a section [[listeners]]");
@@ -175,34 +170,38 @@ impl Reader<'_> {
     ) {
         for key in section.keys.iter().filter(|key| STAND_INS.iter().any(|(name, _)| *name == key.name)) {
             let path = format!("{place}.{}", key.name);
-            let is_there = keys.keys().any(|name| name.get_ref() == key.name);
-            if !is_there && self.layer.unread.insert(path) {
+            if !has(keys, key.name) && self.layer.unread.insert(path) {
                 let what = format!("missing key `{}`, expected {}", key.name, key.shape.expected());
                 self.problem(place, what, item.span());
             }
         }
     }
 
-    /// One key of `section`, which stands at `place`.
-    fn key(
-        &mut self,
-        section: &'static Section,
-        place: &str,
-        name: &Named<'_>,
-        value: &Held<'_>,
-        readable: &mut Table,
-    ) {
-        let path = format!("{place}.{}", name.get_ref());
-        self.found(&path, name.span());
-        if self.layer.unread.contains(&path) {
-            return;
+    /// The keys of `section`, which stands at `place`, as far as they can be read.
+    fn readable(&mut self, section: &'static Section, place: &str, keys: &DeTable<'_>) -> Table {
+        let mut readable = Table::new();
+        for (name, value) in keys {
+            let path = format!("{place}.{}", name.get_ref());
+            self.found(&path, name.span());
+            if self.layer.unread.contains(&path) {
+                continue;
+            }
+            match section.keys.iter().find(|key| key.name == name.get_ref()) {
+                Some(key) if self.is_in_order(section, key, &path, value) => {
+                    readable.insert(key.name.to_owned(), plain(value));
+                }
+                Some(_) => {}
+                None => {
+                    self.unread(&path, keys::unknown_key(section, name.get_ref()), name.span());
+                    // Unless it is there, too, the key that was meant has been said and could not be read.
+                    let meant = keys::meant(section, name.get_ref());
+                    if let Some(meant) = meant.filter(|meant| !has(keys, meant)) {
+                        self.layer.unread.insert(format!("{place}.{meant}"));
+                    }
+                }
+            }
         }
-        let Some(key) = section.keys.iter().find(|key| key.name == name.get_ref()) else {
-            return self.unread(&path, keys::unknown_key(section, name.get_ref()), name.span());
-        };
-        if self.is_in_order(section, key, &path, value) {
-            readable.insert(key.name.to_owned(), plain(value));
-        }
+        readable
     }
 
     /// Tells every part of the value that cannot be read.
@@ -237,6 +236,10 @@ impl Reader<'_> {
 
 /// In place of what cannot be read: the type that may have every key, and any port of loopback, which nothing forbids.
 const STAND_INS: [(&str, &str); 2] = [("type", "wss"), ("listen", "127.0.0.1:0")];
+
+fn has(keys: &DeTable<'_>, wanted: &str) -> bool {
+    keys.keys().any(|name| name.get_ref() == wanted)
+}
 
 fn is_table(held: &Held<'_>) -> bool {
     held.get_ref().is_table()

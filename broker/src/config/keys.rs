@@ -65,12 +65,18 @@ pub(super) fn unknown_section(name: &str) -> String {
     }
 }
 
+/// The key of the section that `name` is a slip of.
+pub(super) fn meant(section: &Section, name: &str) -> Option<&'static str> {
+    let names: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
+    nearest(name, &names)
+}
+
 /// What to say of a key that its section does not have: the one that was meant, if there is one like it.
 pub(super) fn unknown_key(section: &Section, name: &str) -> String {
-    let names: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
-    if let Some(meant) = nearest(name, &names) {
+    if let Some(meant) = meant(section, name) {
         return format!("unknown key `{name}`, did you mean `{meant}`?");
     }
+    let names: Vec<&str> = section.keys.iter().map(|key| key.name).collect();
     match sections_with(name) {
         known if known.is_empty() => format!("unknown key `{name}`, expected {}", one_of(&names, '`')),
         known => format!("unknown key `{name}`, did you mean {}?", known.join(" or ")),

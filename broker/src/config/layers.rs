@@ -108,6 +108,11 @@ impl Layers {
             Ok(value) => value,
             Err(refusals) => {
                 self.file.unread.insert(name.clone());
+                let section = keys::section(&over.section);
+                let meant = section.and_then(|section| keys::meant(section, &over.key));
+                let meant = meant.map(|meant| format!("{}.{meant}", over.section));
+                // Unless it has been said, too, the key that was meant could not be read.
+                self.file.unread.extend(meant.filter(|meant| !self.file.origins.contains_key(meant)));
                 let problem = |what| Problem { origin: over.origin.clone(), key: Some(name.clone()), what };
                 return self.file.problems.extend(refusals.into_iter().map(problem));
             }

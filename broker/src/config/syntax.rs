@@ -53,8 +53,12 @@ pub(super) fn mend(text: &str) -> Mended {
                 // Told when all else is mended.
                 (Some(_), true) => {}
                 (Some(at), false) => {
-                    mended.is_torn |= at.is_header || is_in_long_value(&current, document.get_ref(), error);
-                    mended.slips.push(at.slip(error));
+                    let long_value = long_value(&current, document.get_ref(), error);
+                    mended.is_torn |= at.is_header || long_value.is_some();
+                    mended.slips.push(match long_value {
+                        Some(key) => Slip { line, key: Some(key), what: sentence(error), has_value: false },
+                        None => at.slip(error),
+                    });
                     mended.blank(at);
                 }
                 (None, _) => {
@@ -202,23 +206,30 @@ fn without_comment(value: &str) -> &str {
     if has_quote { value.trim() } else { value.split('#').next().unwrap_or_default().trim() }
 }
 
-/// Whether the place is inside of a value that goes over several lines, and so may have swallowed other keys.
-fn is_in_long_value(text: &str, document: &DeTable<'_>, error: &Error) -> bool {
-    let Some(at) = error.span().map(|span| span.start) else { return true };
-    let mut held: Vec<&Held<'_>> = document.values().collect();
-    while let Some(value) = held.pop() {
+/// The key of the value around the mistake, if that goes over several lines and so may have swallowed other keys.
+fn long_value(text: &str, document: &DeTable<'_>, error: &Error) -> Option<String> {
+    let at = error.span()?.start;
+    let mut held: Vec<(String, &Held<'_>)> =
+        document.iter().map(|(name, value)| (name.get_ref().to_string(), value)).collect();
+    while let Some((path, value)) = held.pop() {
         let span = value.span();
         let is_there = span.start <= at && at <= span.end;
         if is_there && text.get(span).is_some_and(|text| text.contains('\n')) {
-            return true;
+            return Some(path);
         }
         match value.get_ref() {
-            DeValue::Table(keys) => held.extend(keys.values()),
-            DeValue::Array(items) => held.extend(items.iter()),
+            DeValue::Table(keys) => {
+                let named = keys.iter().map(|(name, value)| (format!("{path}.{}", name.get_ref()), value));
+                held.extend(named);
+            }
+            DeValue::Array(items) => {
+                let numbered = items.iter().enumerate();
+                held.extend(numbered.map(|(index, item)| (format!("{path}[{index}]"), item)));
+            }
             _ => {}
         }
     }
-    false
+    None
 }
 
 /// The parser's own words, in one line.
