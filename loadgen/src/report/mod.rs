@@ -119,8 +119,11 @@ pub(crate) struct WindowReport {
     pub(crate) published: u64,
     /// Messages that arrived in it, duplicates included.
     pub(crate) arrived: u64,
+    /// Messages published in it, whenever they were meant to be.
+    pub(crate) left: u64,
     pub(crate) published_per_s: f64,
     pub(crate) arrived_per_s: f64,
+    pub(crate) left_per_s: f64,
     /// How long late messages were awaited after it.
     pub(crate) drained_s: f64,
 }
@@ -138,6 +141,9 @@ pub(crate) struct LatencyReport {
 #[derive(Debug, Serialize)]
 pub(crate) struct QosHistogram {
     pub(crate) qos: u8,
+    /// Messages of the window, once for each receiver, that have no place in it: they never arrived, or were never acknowledged. Null
+    /// where the publishers are of another process.
+    pub(crate) missing: Option<u64>,
     pub(crate) histogram: HistogramReport,
 }
 
@@ -275,6 +281,7 @@ fn reasons(findings: &Findings, counts: &[QosCounts]) -> Vec<String> {
     if findings.failure.is_none() {
         add(links.failed, "clients could not connect");
     }
+    add(links.ahead, "messages came before their time: `pub` and `sub` must run on one machine");
     if findings.plan.reach.reconnect.is_none() {
         add(links.lost, "connections were lost");
     }
@@ -282,6 +289,7 @@ fn reasons(findings: &Findings, counts: &[QosCounts]) -> Vec<String> {
         if level.qos > 0 {
             add(level.lost, &format!("messages of QoS {} were lost", level.qos));
             add(level.refused, &format!("publications of QoS {} were refused", level.qos));
+            add(level.unanswered, &format!("publications of QoS {} were never answered", level.qos));
         }
         if level.qos == 2 {
             add(level.duplicated, "messages of QoS 2 came more than once");
@@ -356,6 +364,7 @@ fn connections(findings: &Findings) -> Connections {
 
 fn window(findings: &Findings) -> WindowReport {
     let published = findings.publishers.iter().map(|(.., counts)| counts.published_in_window).sum();
+    let left = findings.publishers.iter().map(|(.., counts)| counts.left_in_window).sum();
     let arrived = findings.links.arrived_in_window;
     let length = seconds(findings.measured);
     let per_s = |number: u64| if length > 0.0 { number as f64 / length } else { 0.0 };
@@ -363,24 +372,33 @@ fn window(findings: &Findings) -> WindowReport {
         seconds: length,
         published,
         arrived,
+        left,
         published_per_s: per_s(published),
         arrived_per_s: per_s(arrived),
+        left_per_s: per_s(left),
         drained_s: seconds(findings.drained),
     }
 }
 
 fn latency(findings: &Findings, counts: &[QosCounts]) -> LatencyReport {
-    let of = |histograms: &crate::record::ByQos| {
+    // Of this window and QoS, once for each of `copies`.
+    let meant = |qos: u8, copies: u64| {
+        let of_qos = findings.publishers.iter().filter(|(_, level, _)| *level as u8 == qos);
+        of_qos.map(|(.., counts)| counts.published_in_window + counts.unsent_in_window).sum::<u64>() * copies
+    };
+    let of = |histograms: &crate::record::ByQos, copies: u64| {
         let levels = counts.iter().filter_map(|level| {
             let histogram = histograms.get(quelea_mqtt::QoS::from_u8(level.qos)?)?;
-            Some(QosHistogram { qos: level.qos, histogram: HistogramReport::new(histogram) })
+            let missing = meant(level.qos, copies).saturating_sub(histogram.len());
+            let missing = (findings.plan.shape != Shape::Sub).then_some(missing);
+            Some(QosHistogram { qos: level.qos, missing, histogram: HistogramReport::new(histogram) })
         });
         levels.collect()
     };
     LatencyReport {
         open_loop: findings.plan.is_open_loop(),
-        delivery: of(&findings.record.delivery),
-        acknowledgement: of(&findings.record.acknowledgement),
+        delivery: of(&findings.record.delivery, findings.plan.copies().into()),
+        acknowledgement: of(&findings.record.acknowledgement, 1),
     }
 }
 
