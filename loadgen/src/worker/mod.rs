@@ -193,7 +193,8 @@ impl Worker {
         let mut leave_at = None;
         loop {
             let now = self.floor.clock.now();
-            let wake = self.floor.next_wake(now);
+            // What became due in the last turn is part of the last turn.
+            let wake = self.floor.next_wake(now).max(now);
             let wait = Duration::from_nanos(wake.saturating_sub(now));
             self.floor.input_at = None;
             self.ring.poll(Some(wait), &mut self.floor)?;

@@ -75,17 +75,20 @@ fn stand_still(load: &UnderWay) {
 
 #[test]
 fn a_subscriber_that_stood_still_says_so() {
-    let url = broker(|_| Deed::Deliver);
-    // It publishes nothing that could be late: what shows is that it came too late to read.
-    let load = under_way(&format!("sub {url} --duration 4s --warm-up 0s --lag-max 100ms"));
-    load.signal("STOP");
-    let publisher = run(&format!("pub {url} --rate 400 --duration 600ms --warm-up 0s"));
-    load.signal("CONT");
-    publisher.assert_good();
-    let run = load.finish("a subscriber that stood still");
-    run.assert_good();
-    assert_eq!(run.count(0, "received"), 240);
-    assert!(causes(&run).contains(&"turn"), "{:?} {:#}", causes(&run), run.without_encodings());
+    // By default the other one, where the kernel allows it.
+    for io in ["epoll", "auto"] {
+        let url = broker(|_| Deed::Deliver);
+        // It publishes nothing that could be late: what shows is that it came too late to read.
+        let load = under_way(&format!("sub {url} --io {io} --duration 4s --warm-up 0s --lag-max 100ms"));
+        load.signal("STOP");
+        let publisher = run(&format!("pub {url} --rate 400 --duration 600ms --warm-up 0s"));
+        load.signal("CONT");
+        publisher.assert_good();
+        let run = load.finish("a subscriber that stood still");
+        run.assert_good();
+        assert_eq!(run.count(0, "received"), 240);
+        assert!(causes(&run).contains(&"turn"), "{io}: {:?} {:#}", causes(&run), run.without_encodings());
+    }
 }
 
 #[test]
@@ -157,6 +160,11 @@ fn processes_are_watched() {
     assert!(broker["arrived"].as_u64().is_some_and(|arrived| (1..=8_000).contains(&arrived)), "{broker}");
     assert!(broker["cpu_us_per_delivery"].as_f64().is_some_and(|us| us > 0.0), "{broker}");
     assert!(broker["resident_to"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{broker}");
-    assert!(broker["voluntary_switches"].as_u64().is_some_and(|count| count > 100), "{broker}");
+    // On a machine with nothing else to do it goes to sleep after each message; on a busy one it has to make room before.
+    let switches = ["voluntary_switches", "involuntary_switches"].map(|name| broker[name].as_u64());
+    assert!(
+        switches[0].zip(switches[1]).is_some_and(|(slept, made_room)| slept + made_room > 100),
+        "{broker}"
+    );
     assert_eq!(run.json["brokers"][1]["pid"], std::process::id());
 }
