@@ -303,7 +303,7 @@ pub(crate) struct Reach {
 }
 
 /// What TLS believes, shows and offers.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "TLS and QUIC")]
 pub(crate) struct Tls {
     /// Believes the certificates of this PEM file only

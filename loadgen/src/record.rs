@@ -48,9 +48,10 @@ pub(crate) struct Record {
     pub(crate) acknowledgement: ByQos,
     /// From the intended time of a connection to CONNACK.
     pub(crate) connect: Latencies,
-    /// From the intended time of a message to its write, where nothing but ourselves could hold it back.
+    /// From the intended time of a message to its write, where nothing but ourselves could hold it back, else to the beginning of the hold.
     pub(crate) lag: Latencies,
-    /// The length of turns, which is how long bytes may have waited for us unread.
+    /// The length of turns, from the time at which they were meant to begin, for each message and read of them: how long bytes may have
+    /// waited for us unread.
     pub(crate) turn: Latencies,
 }
 

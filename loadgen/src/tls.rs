@@ -107,3 +107,37 @@ fn broker_is_not_believed(why: &str, typed: &Tls, host: &str) -> Option<String> 
 
 /// Before the name of an alert that the broker has sent.
 pub(crate) const ALERT: &str = "received fatal alert: ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_done_depends_on_what_was_typed() {
+        let (none, file) = (Tls::default(), Some("a.pem".into()));
+        let with_cafile = Tls { cafile: file.clone(), ..Tls::default() };
+        let with_cert = Tls { cert: file.clone(), key: file, ..Tls::default() };
+        let unknown = "TLS: invalid peer certificate: UnknownIssuer";
+        let demanded = "QUIC: received fatal alert: CertificateRequired";
+        for (reason, typed, part) in [
+            (unknown, &none, "comes from no authority that this machine knows"),
+            (unknown, &with_cafile, "is neither in --cafile nor issued by"),
+            (demanded, &none, "give one by --cert and --key"),
+            (demanded, &with_cert, "does not believe the certificate of --cert (CertificateRequired)"),
+        ] {
+            let sentence = advice(reason, typed, "b").expect(reason);
+            assert!(sentence.contains(part), "{reason}: {sentence}");
+        }
+    }
+
+    #[test]
+    fn what_has_nothing_to_do_with_certificates_is_left_as_it_is() {
+        for reason in [
+            "TLS: received fatal alert: HandshakeFailure",
+            "TLS: received fatal alert: UnknownCA",
+            "connection reset by peer",
+        ] {
+            assert_eq!(advice(reason, &Tls::default(), "b"), None);
+        }
+    }
+}

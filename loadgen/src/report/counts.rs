@@ -23,6 +23,8 @@ pub(crate) struct QosCounts {
     pub(crate) held_back: u64,
     /// Messages that were due and never left.
     pub(crate) unsent: u64,
+    /// Messages of QoS 1 and 2 that were neither acknowledged nor refused, by a broker that was connected.
+    pub(crate) unanswered: u64,
     /// Deliveries that must happen: one per receiver for each confirmed message.
     pub(crate) expected: u64,
     /// Different messages received.
@@ -51,6 +53,7 @@ pub(super) fn by_qos(findings: &Findings) -> Vec<QosCounts> {
             level.refused += counts.refused;
             level.held_back += counts.held_back;
             level.unsent += counts.unsent;
+            level.unanswered += counts.unanswered;
         });
     }
     let is_ordered = findings.plan.is_ordered();

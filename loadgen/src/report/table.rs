@@ -93,6 +93,7 @@ fn counts(report: &Report, text: &mut String) {
         "held back",
         "unsent",
         "refused",
+        "unanswered",
     ];
     let mut rows = vec![row(heads)];
     for level in &report.counts {
@@ -109,6 +110,7 @@ fn counts(report: &Report, text: &mut String) {
             count(level.held_back),
             count(level.unsent),
             count(level.refused),
+            count(level.unanswered),
         ]);
     }
     table(&rows, text);
@@ -125,7 +127,7 @@ fn counts(report: &Report, text: &mut String) {
         text,
         "\nmeasured {:.2} s: published {}/s, received {}/s; then waited {:.2} s for late messages\n",
         window.seconds,
-        count(window.published_per_s.round() as u64),
+        count(window.left_per_s.round() as u64),
         count(window.arrived_per_s.round() as u64),
         window.drained_s
     );
@@ -133,14 +135,25 @@ fn counts(report: &Report, text: &mut String) {
 
 fn latencies(report: &Report, text: &mut String) {
     let mut rows = vec![row(["latency", "count", "min", "p50", "p90", "p99", "p99.9", "p99.99", "max"])];
-    let kinds = [("delivery", &report.latency.delivery), ("acknowledged", &report.latency.acknowledgement)];
-    for (kind, levels) in kinds {
+    let mut notes = String::new();
+    let kinds = [
+        ("delivery", "came", &report.latency.delivery),
+        ("acknowledged", "were", &report.latency.acknowledgement),
+    ];
+    for (kind, verb, levels) in kinds {
         for level in levels {
-            rows.push(histogram_row(format!("{kind}, QoS {}", level.qos), &level.histogram));
+            let name = format!("{kind}, QoS {}", level.qos);
+            if let Some(missing @ 1..) = level.missing {
+                let (missing, all) = (count(missing), count(missing + level.histogram.count));
+                let _ =
+                    writeln!(notes, "  {name}: {missing} of {all} never {verb}, and are in no percentile");
+            }
+            rows.push(histogram_row(name, &level.histogram));
         }
     }
     if rows.len() > 1 {
         table(&rows, text);
+        text.push_str(&notes);
         text.push('\n');
     }
 }

@@ -69,8 +69,10 @@ pub(super) struct Floor {
     pub(super) phase: Phase,
     pub(super) window: Window,
     start: Nanos,
-    /// The first input of this turn came at.
+    /// The first input of this turn came at, or may have come at.
     pub(super) input_at: Option<Nanos>,
+    /// Messages that had arrived when this turn began.
+    arrived_before: u64,
     /// Turns so far.
     pub(super) turn: u64,
     pub(super) reads: Reads,
@@ -133,6 +135,7 @@ impl Floor {
             window: Window { from: u64::MAX, to: u64::MAX },
             start: 0,
             input_at: None,
+            arrived_before: 0,
             turn: 0,
             reads: Reads::default(),
             record: Record::new(),
@@ -220,6 +223,10 @@ impl Floor {
     /// Everyone says goodbye; who is not connected is given up.
     fn leave(&mut self, now: Nanos) {
         self.opens.clear();
+        for publisher in &mut self.publishers {
+            // Who is lost without a connection has been taken out of it.
+            publisher.counts.unanswered = publisher.unacknowledged.len() as u64;
+        }
         let instant = Instant::now();
         for local in 0..self.clients.len() {
             let client = &mut self.clients[local];
@@ -296,6 +303,12 @@ impl Floor {
         over
     }
 
+    /// The thread was to wake at `wake` at the latest. If its first input of this turn was read after that, it may have waited since then:
+    /// who is not given a core cannot know when it came.
+    pub(super) fn note_wake(&mut self, wake: Nanos) {
+        self.input_at = self.input_at.map(|at| at.min(wake));
+    }
+
     /// The writes of this turn are done.
     pub(super) fn note_turn(&mut self, done: Nanos) {
         for intended in self.written.drain(..) {
@@ -307,8 +320,10 @@ impl Floor {
             && self.window.contains(input_at)
         {
             // A long turn delays all that is read in it: many messages in a few long turns are many delayed messages.
-            self.record.turn.saturating_record_n((done - input_at).max(1), self.reads.in_turn.max(1));
+            let delayed = self.reads.in_turn.max(self.totals.arrived - self.arrived_before);
+            self.record.turn.saturating_record_n(done.saturating_sub(input_at).max(1), delayed.max(1));
         }
+        self.arrived_before = self.totals.arrived;
         self.reads.in_turn = 0;
         self.turn += 1;
     }
@@ -336,7 +351,7 @@ impl Floor {
 
     pub(super) fn finish(mut self, io: Backend) -> Outcome {
         for publisher in &mut self.publishers {
-            count_unsent(publisher, self.window.to);
+            count_unsent(publisher, self.window);
         }
         let mut links = self.links;
         for client in &self.clients {
@@ -354,13 +369,14 @@ impl Floor {
     }
 }
 
-/// Messages that were due before `until` and never left.
-fn count_unsent(publisher: &mut Publisher, until: Nanos) {
+/// Messages that were due before the end of the window and never left.
+fn count_unsent(publisher: &mut Publisher, window: Window) {
     let Some(schedule) = publisher.schedule.as_mut() else { return };
     // At the maximum rate nothing was promised.
-    while schedule.next(u64::MAX) < until && publisher.counts.unsent < UNSENT_MAX {
-        schedule.advance();
+    while schedule.next(u64::MAX) < window.to && publisher.counts.unsent < UNSENT_MAX {
+        publisher.counts.unsent_in_window += u64::from(window.contains(schedule.next(u64::MAX)));
         publisher.counts.unsent += 1;
+        schedule.advance();
     }
     publisher.hold = Hold::Done;
 }

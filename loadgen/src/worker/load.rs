@@ -84,9 +84,7 @@ impl Floor {
         if self.publishers[place].hold == Hold::Done {
             return;
         }
-        if std::mem::take(&mut self.publishers[place].held) {
-            self.publishers[place].held_until = now;
-        }
+        self.publishers[place].end_hold(now);
         let instant = Instant::now();
         loop {
             let Some(schedule) = &self.publishers[place].schedule else { return };
@@ -137,11 +135,19 @@ impl Floor {
                 publisher.counts.published += 1;
                 self.totals.published += 1;
                 publisher.counts.published_in_window += u64::from(self.window.contains(at));
+                publisher.counts.left_in_window += u64::from(self.window.contains(now));
                 if publisher.qos != QoS::AtMostOnce {
                     publisher.unacknowledged.push_back((token, at));
                 }
                 match self.plan.is_open_loop() {
-                    true if at <= publisher.held_until => publisher.counts.held_back += 1,
+                    true if at <= publisher.held_until => {
+                        publisher.counts.held_back += 1;
+                        if let Some(late) = publisher.late_before_hold(at)
+                            && self.window.contains(at)
+                        {
+                            self.record.lag.saturating_record(late);
+                        }
+                    }
                     true => self.written.push(at),
                     // Without a schedule nothing is late.
                     false => {}
@@ -150,7 +156,7 @@ impl Floor {
                 self.mark_dirty(client);
             }
             Err(Refusal::Full | Refusal::NotConnected) => {
-                publisher.held = true;
+                publisher.begin_hold(at, now);
                 return Step::Held(Hold::Client);
             }
             Err(refusal) => {

@@ -73,6 +73,8 @@ pub(crate) struct Links {
     pub(crate) reconnected: u64,
     /// Messages that were none of this run's.
     pub(crate) foreign: u64,
+    /// Messages that came before their time: sent by the clock of another machine.
+    pub(crate) ahead: u64,
     /// Messages that a subscriber got although one more than its Receive Maximum was unacknowledged.
     pub(crate) excess: u64,
     /// Windows of `--rate max` that stalled for a second and were opened again.
@@ -91,6 +93,7 @@ impl Links {
         self.lost += other.lost;
         self.reconnected += other.reconnected;
         self.foreign += other.foreign;
+        self.ahead += other.ahead;
         self.excess += other.excess;
         self.windows_forgiven += other.windows_forgiven;
         self.arrived_in_window += other.arrived_in_window;
@@ -190,10 +193,16 @@ impl Worker {
         let mut leave_at = None;
         loop {
             let now = self.floor.clock.now();
-            let wake = self.floor.next_wake(now);
+            // What became due in the last turn is part of the last turn.
+            let wake = self.floor.next_wake(now).max(now);
             let wait = Duration::from_nanos(wake.saturating_sub(now));
             self.floor.input_at = None;
             self.ring.poll(Some(wait), &mut self.floor)?;
+            if self.floor.input_at.is_none() && self.floor.clock.now() > wake + OVERSLEPT {
+                // The kernel tells of the time first. What is there by now has come while we were kept from waking.
+                self.ring.poll(Some(Duration::ZERO), &mut self.floor)?;
+            }
+            self.floor.note_wake(wake);
             self.turn()?;
             if self.floor.phase == Phase::Leave {
                 let leave_at = *leave_at.get_or_insert(now + FAREWELL);
@@ -290,6 +299,8 @@ fn runqueue_wait() -> Option<Nanos> {
 
 /// Doors that are being closed while their client is connected again.
 const DOORS_LINGERING_MAX: usize = 4096;
+/// Timers are later than this only where a thread is not given its core.
+const OVERSLEPT: Nanos = SECOND / 1000;
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// How long clients that have said goodbye wait for the broker to close.
 const FAREWELL: Nanos = 2 * SECOND;

@@ -1,5 +1,7 @@
 //! What is counted: nothing too much, nothing too little.
 
+use std::process::Command;
+
 use super::broker::Mosquitto;
 use super::fake::{Deed, broker};
 use super::{command, finish, run};
@@ -128,6 +130,42 @@ fn loss_repetition_and_disorder_are_found_one_by_one() {
     assert_eq!(run.count(0, "duplicated"), 30);
     assert_eq!(run.count(0, "disordered"), 20);
     assert_eq!(run.code, 0, "QoS 0 may be lost: {}", run.reasons());
+    assert_eq!(run.figure("/latency/delivery/0/histogram/count"), 960);
+    assert_eq!(run.figure("/latency/delivery/0/missing"), 40, "no percentile knows of them");
+}
+
+#[test]
+fn what_never_came_is_said_beside_the_percentiles() {
+    let url = broker(|number| if number < 40 { Deed::Lose } else { Deed::Deliver });
+    let words = format!("pair {url} --rate 500 --duration 500ms --warm-up 0s --drain 300ms --quiet");
+    let program = env!("CARGO_BIN_EXE_quelea-load");
+    let output = Command::new(program).args(words.split_whitespace()).output().expect("the binary is built");
+    let table = String::from_utf8(output.stdout).expect("text");
+    assert!(table.contains("  delivery, QoS 0: 40 of 250 never came, and are in no percentile\n"), "{table}");
+}
+
+#[test]
+fn what_was_never_answered_fails_the_run() {
+    let url = broker(|number| if number == 249 { Deed::Silence } else { Deed::Deliver });
+    let run = run(&format!("pair {url} --rate 500 --qos 1 --duration 500ms --warm-up 0s --drain 300ms"));
+    assert_eq!(
+        (run.count(1, "published"), run.count(1, "confirmed"), run.count(1, "received")),
+        (250, 249, 250)
+    );
+    assert_eq!((run.count(1, "unanswered"), run.count(1, "lost")), (1, 0));
+    assert_eq!(run.figure("/latency/acknowledgement/0/missing"), 1);
+    assert_eq!(run.code, 1);
+    assert!(run.reasons().contains("1 publications of QoS 1 were never answered"), "{}", run.reasons());
+}
+
+#[test]
+fn a_clock_that_is_not_ours_measures_nothing() {
+    let url = broker(|number| if number % 10 == 0 { Deed::Early } else { Deed::Deliver });
+    let run = run(&format!("pair {url} --rate 500 --duration 500ms --warm-up 0s"));
+    assert_eq!((run.count(0, "received"), run.count(0, "lost")), (250, 0));
+    assert_eq!(run.figure("/latency/delivery/0/histogram/count"), 225);
+    assert_eq!(run.code, 1);
+    assert!(run.reasons().contains("25 messages came before their time"), "{}", run.reasons());
 }
 
 #[test]

@@ -16,6 +16,10 @@ pub(crate) enum Deed {
     Repeat,
     /// Deliver it after the next one.
     Delay,
+    /// Deliver it, and never acknowledge it.
+    Silence,
+    /// Deliver it as if it were to be sent at the end of all time.
+    Early,
 }
 
 /// Serves until the test ends. Returns its URL.
@@ -69,15 +73,20 @@ fn serve(mut stream: TcpStream, fate: Fate, to_subscriber: &Sender<Vec<u8>>, is_
                 let (head, rest) = body.split_at(2 + topic);
                 let qos = first >> 1 & 3;
                 let payload = if qos > 0 { &rest[2..] } else { rest };
-                if qos > 0 {
+                let deed = fate(number);
+                number += 1;
+                if qos > 0 && deed != Deed::Silence {
                     answer(&[0x40, 2, rest[0], rest[1]]);
                 }
                 // Delivered at QoS 0: what is lost here is lost for good.
-                let deliver = encode(head, payload);
-                let deed = fate(number);
-                number += 1;
+                let mut deliver = encode(head, payload);
                 match deed {
-                    Deed::Deliver => send(to_subscriber, [deliver]),
+                    Deed::Deliver | Deed::Silence => send(to_subscriber, [deliver]),
+                    Deed::Early => {
+                        let payload_at = deliver.len() - payload.len();
+                        deliver[payload_at + INTENDED_AT..][..8].fill(u8::MAX);
+                        send(to_subscriber, [deliver]);
+                    }
                     Deed::Lose => {}
                     Deed::Repeat => send(to_subscriber, [deliver.clone(), deliver]),
                     Deed::Delay => delayed.push_back(deliver),
@@ -129,6 +138,8 @@ fn packet(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
     Some((first[0], body))
 }
 
+/// Where a payload says when it was meant to be sent.
+const INTENDED_AT: usize = 16;
 const CONNECT: u8 = 1;
 const PUBLISH: u8 = 3;
 const SUBSCRIBE: u8 = 8;
