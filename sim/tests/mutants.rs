@@ -37,7 +37,7 @@ fn presses_on(mutant: Mutant) -> Profile {
 }
 
 /// Several times what the hardest to find needs.
-const SEEDS_MAX: u64 = 60;
+const SEEDS_MAX: u64 = 100;
 
 #[test]
 fn every_fault_is_found_by_a_profile_that_presses_on_it() {
