@@ -391,7 +391,7 @@ impl World {
             quiet && world.actors[probe].is_idle()
         })?;
         let found = std::mem::take(&mut self.actors[probe].found);
-        let books = Books { counters: self.sum(), groups: self.plan.habits.share_percent > 0 };
+        let books = Books { counters: self.sum() };
         self.oracle.settle(WATCHER, &books, &found);
         self.verdict()?;
         self.everyone_leaves()?;

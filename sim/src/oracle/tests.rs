@@ -144,7 +144,7 @@ impl History {
     }
 
     fn settles(&mut self) -> Option<&str> {
-        let books = Books { counters: self.counters.clone(), groups: false };
+        let books = Books { counters: self.counters.clone() };
         self.oracle.settle(0, &books, &self.retained);
         self.oracle.verdict()
     }
@@ -399,6 +399,86 @@ fn retained_bytes_are_those_of_the_values_and_little_more() {
     assert!(possible.contains(&1_003));
     assert!(!possible.contains(&(2 * 1_003)), "two values are charged for one: {possible:?}");
     assert!(!history.oracle.bytes_retained(&BTreeMap::new()).contains(&1));
+}
+
+// ---- The books.
+
+/// Two publications that came to their subscriber, and a shared subscription that nothing came for.
+fn with_a_group() -> History {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    history.subscribes(V5, "$share/group/another/topic", Some(7));
+    for _ in 0..2 {
+        let id = history.publishes(PUBLISHER, 20);
+        history.gets(V3, id, &Comes::plain());
+        history.retains(id);
+    }
+    history
+}
+
+#[test]
+fn what_a_member_gives_back_may_go_twice_and_nothing_else() {
+    with_a_group().finds_nothing();
+
+    let mut history = with_a_group();
+    history.counters.messages_matched -= 1;
+    history.finds("the books: 1 messages matched, 2 sent, dropped or expired");
+
+    let mut history = with_a_group();
+    history.counters.messages_matched -= 1;
+    history.counters.group_given_back += 1;
+    history.finds_nothing();
+
+    let mut history = with_a_group();
+    history.counters.dropped_session_end += 1;
+    history.counters.messages_matched += 2;
+    history.finds("the books: 4 messages matched, 3 sent, dropped or expired");
+}
+
+#[test]
+fn nothing_is_received_more_often_than_it_was_sent() {
+    let mut history = History::new();
+    let id = history.sends(PUBLISHER, QoS::AtLeastOnce, 20);
+    history.connects(PUBLISHER);
+    history.oracle.on_repeated(id);
+    history.is_done(id);
+    history.retains(id);
+    history.counters.publishes_received = 2;
+    assert_eq!(history.settles(), None);
+    history.counters.publishes_received = 3;
+    history.finds("the books: 1 to 2 publications were received");
+}
+
+#[test]
+fn what_a_client_has_seen_was_received() {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.gets(V3, id, &Comes { qos: QoS::AtMostOnce, ..Comes::plain() });
+    history.counters.publishes_received = 0;
+    history.finds("the books: 1 to 1 publications were received");
+}
+
+#[test]
+fn what_was_sent_came_or_was_lost_with_a_connection() {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.publishes(PUBLISHER, 20);
+    history.gets(V3, id, &Comes::plain());
+    history.retains(id);
+    history.counters.publishes_sent += 1;
+    history.counters.messages_matched += 1;
+    history.finds("the books: 1 to 1 messages came to clients for the first time");
+
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.publishes(PUBLISHER, 20);
+    history.counters.publishes_sent += 1;
+    history.counters.messages_matched += 1;
+    history.connects(V3);
+    history.gets(V3, id, &Comes { dup: true, ..Comes::plain() });
+    history.retains(id);
+    history.finds_nothing();
 }
 
 const CLIENTS: usize = 4;
