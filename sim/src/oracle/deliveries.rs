@@ -74,8 +74,10 @@ impl Oracle {
         self.first_deliveries += u64::from(!message.dup);
         let claimed = self.judge_claim(actor, now, message, id)?;
         judge_properties(message, &published, id, &claimed)?;
+        let group = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone());
         let as_published = claimed.iter().any(|sub| sub.asked.options.retain_as_published);
-        if let Some(group) = claimed.iter().find(|sub| sub.is_shared()).map(|sub| sub.asked.filter.clone()) {
+        self.first_seen[id.0 as usize].get_or_insert(now);
+        if let Some(group) = group {
             return self.judge_shared(id, message, &published, group);
         }
         // Nothing empty is retained, so nothing empty is sent for that.
@@ -303,9 +305,8 @@ impl Oracle {
         let class = message.qos.min(QoS::AtLeastOnce);
         let key = (actor, session, published.topic.clone(), class);
         if let Some(last) = self.last_retained.insert(key, id).filter(|last| *last != id) {
-            let newer = &self.publications[last.0 as usize];
-            let older = published.done.is_some_and(|(done, _)| done < newer.sent) && !published.repeated;
-            if older && published.is_accepted() {
+            let accepted = published.qos == QoS::AtMostOnce || published.is_accepted();
+            if accepted && self.is_surely_before(id, last) {
                 return Err(format!("an older retained value after the newer publication {}", last.0));
             }
         }

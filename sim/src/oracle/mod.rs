@@ -164,6 +164,8 @@ pub(crate) struct Oracle {
     topic_of: Vec<usize>,
     /// How often the publisher of each publication may have sent it again.
     repeats: Vec<u32>,
+    /// When a client saw each publication first.
+    first_seen: Vec<Option<Instant>>,
     topics: Vec<Text>,
     /// By client: the subscriptions of its present session.
     present: Vec<Vec<usize>>,
@@ -201,6 +203,7 @@ impl Oracle {
             clients: vec![Client::default(); clients],
             topic_of: Vec::new(),
             repeats: Vec::new(),
+            first_seen: Vec::new(),
             topics: Vec::new(),
             present: vec![Vec::new(); clients],
             seen: BTreeMap::new(),
@@ -243,6 +246,7 @@ impl Oracle {
         });
         self.topic_of.push(number);
         self.repeats.push(0);
+        self.first_seen.push(None);
         self.publications.push(publication);
         id
     }

@@ -123,7 +123,7 @@ impl Oracle {
     }
 
     /// How often the broker may have taken a publication for a new one.
-    fn copies(&self, index: usize) -> u32 {
+    pub(super) fn copies(&self, index: usize) -> u32 {
         match self.publications[index].qos {
             QoS::AtLeastOnce => 1 + self.repeats[index],
             QoS::AtMostOnce | QoS::ExactlyOnce => 1,
@@ -132,19 +132,23 @@ impl Oracle {
 
     /// Whether there was a subscription for which it may have come.
     fn may_have_matched(&self, whose: &Whose, topic: usize, index: usize) -> bool {
-        let published = &self.publications[index];
         let is_one = |sub: &&Subscription| match whose {
             Whose::Session(actor, session) => {
                 sub.actor == *actor && sub.session == *session && !sub.is_shared()
             }
             Whose::Group(filter) => sub.asked.filter == *filter,
         };
-        self.subscriptions.iter().filter(is_one).any(|sub| {
-            let own = sub.asked.options.no_local && published.actor == sub.actor;
-            let too_early = sub.closed.is_some_and(|closed| closed < published.sent);
-            let too_late = !published.repeated && published.done.is_some_and(|(done, _)| done < sub.sent);
-            sub.matches[topic] && !own && !too_early && !too_late
-        })
+        let mut subscriptions = self.subscriptions.iter().filter(is_one);
+        subscriptions.any(|sub| self.may_have_matched_one(sub, topic, index))
+    }
+
+    /// Whether it may have come for this subscription, as it is sent.
+    pub(super) fn may_have_matched_one(&self, sub: &Subscription, topic: usize, index: usize) -> bool {
+        let published = &self.publications[index];
+        let own = sub.asked.options.no_local && published.actor == sub.actor;
+        let too_early = published.will.is_none() && sub.closed.is_some_and(|closed| closed < published.sent);
+        let too_late = !published.repeated && published.done.is_some_and(|(done, _)| done < sub.sent);
+        sub.matches[topic] && !own && !too_early && !too_late
     }
 
     /// The broker says that a message without a name went no further.

@@ -1,6 +1,7 @@
 //! What must be true when all is quiet.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 use quelea_client::Text;
@@ -194,12 +195,10 @@ impl Oracle {
             let Some(last) = all.iter().rev().find(|index| self.publications[**index].is_accepted()) else {
                 continue;
             };
-            let kept = retained.get(topic).map(|id| &self.publications[id.0 as usize]);
             let newest = &self.publications[*last];
-            match kept {
-                Some(kept) if self.is_replaced(kept, &all) => wrong.push(format!(
-                    "{topic} retains {:?}, which was replaced; the newest acknowledged is publication {last}",
-                    retained.get(topic)
+            match retained.get(topic) {
+                Some(kept) if self.is_replaced(*kept, &all) => wrong.push(format!(
+                    "{topic} retains {kept:?}, which was replaced; the newest acknowledged is publication {last}",
                 )),
                 None if newest.payload_bytes > 0 && !self.may_be_cleared(*last, &all) => {
                     wrong.push(format!(
@@ -214,21 +213,43 @@ impl Oracle {
         }
     }
 
-    fn is_replaced(&self, kept: &Publication, all: &[usize]) -> bool {
-        let Some((done, _)) = kept.done.filter(|_| !kept.repeated) else { return false };
+    fn is_replaced(&self, kept: PubId, all: &[usize]) -> bool {
         all.iter().any(|index| {
-            let newer = &self.publications[*index];
-            newer.is_accepted() && newer.sent > done
+            self.publications[*index].is_accepted() && self.is_surely_before(kept, PubId(*index as u64))
         })
     }
 
     /// Somebody has cleared the topic at a time that is not certainly before the last value.
     fn may_be_cleared(&self, last: usize, all: &[usize]) -> bool {
-        let sent = self.publications[last].sent;
         all.iter().any(|index| {
             let other = &self.publications[*index];
-            let surely_before = other.done.is_some_and(|(done, _)| done < sent) && !other.repeated;
+            let surely_before = self.is_surely_before(PubId(*index as u64), PubId(last as u64));
             (other.payload_bytes == 0 || other.expiry_s.is_some()) && !surely_before
         })
     }
+
+    /// Whether the broker had one publication, each time that it was sent, before it can have had the other one. It had
+    /// * what it has acknowledged: nothing is sent again after that;
+    /// * what is sent once and was seen by a client, which is all that is ever known of QoS 0;
+    /// * what is sent once, when it reads what came behind that on the same connection: a server replaces what is retained
+    ///   in the order in which it receives `[MQTT-3.3.1-5]`.
+    pub(super) fn is_surely_before(&self, one: PubId, other: PubId) -> bool {
+        let (earlier, later) = (&self.publications[one.0 as usize], &self.publications[other.0 as usize]);
+        let had = match earlier.qos {
+            QoS::AtMostOnce => self.first_seen[one.0 as usize],
+            QoS::AtLeastOnce | QoS::ExactlyOnce => earlier.done.map(|(done, _)| done),
+        };
+        let one_stream = earlier.actor == later.actor && earlier.connection == later.connection;
+        had.is_some_and(|had| had < later.sent) || one_stream && !earlier.repeated && one < other
+    }
+
+    /// Bytes for which the broker may charge what a probe has found: topic and payload, and something beside them.
+    pub(crate) fn bytes_retained(&self, found: &BTreeMap<Text, PubId>) -> RangeInclusive<u64> {
+        let one = |(topic, id): (&Text, &PubId)| topic.len() + self.publication(*id).payload_bytes;
+        let least: usize = found.iter().map(one).sum();
+        least as u64..=(least + found.len() * RETAINED_BESIDE_BYTES_MAX) as u64
+    }
 }
+
+/// What a retained message may cost beside its topic and its payload.
+const RETAINED_BESIDE_BYTES_MAX: usize = 256;

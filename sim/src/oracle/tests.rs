@@ -144,18 +144,18 @@ impl History {
     }
 
     fn settles(&mut self) -> Option<&str> {
-        let books = Books { counters: self.counters.clone(), groups: false };
+        let books = Books { counters: self.counters.clone() };
         self.oracle.settle(0, &books, &self.retained);
         self.oracle.verdict()
     }
 
     #[track_caller]
-    fn is_right(mut self) {
+    fn finds_nothing(mut self) {
         assert_eq!(self.settles(), None);
     }
 
     #[track_caller]
-    fn is_wrong(mut self, what: &str) {
+    fn finds(mut self, what: &str) {
         let verdict = self.settles().unwrap_or("nothing is wrong");
         assert!(verdict.contains(what), "{verdict}");
     }
@@ -180,7 +180,7 @@ fn empty_publications_that_come_as_they_must_are_right() {
         history.gets(V3, id, &Comes::plain());
         history.gets(V3, id, &Comes { dup: true, ..Comes::plain() });
     }
-    history.is_right();
+    history.finds_nothing();
 }
 
 #[test]
@@ -188,7 +188,7 @@ fn an_empty_publication_that_never_comes_is_missed_by_name() {
     let mut history = before_a_clear();
     let id = history.publishes(PUBLISHER, 0);
     history.gets(V3, id, &Comes::plain());
-    history.is_wrong("publication 0 by client 3 never came to client 1");
+    history.finds("publication 0 by client 3 never came to client 1");
 }
 
 #[test]
@@ -199,7 +199,7 @@ fn an_empty_publication_that_never_comes_is_missed_by_number() {
         history.gets(V5, id, &Comes::for_id(7));
     }
     history.gets(V3, PubId(0), &Comes::plain());
-    history.is_wrong("empty publications never came");
+    history.finds("empty publications never came");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn an_empty_publication_that_the_broker_tells_as_lost_is_not_missed() {
     history.publishes(V3, 0);
     history.is_lost(V5, None);
     history.is_lost(V3, None);
-    history.is_right();
+    history.finds_nothing();
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn an_empty_publication_that_comes_twice_is_found_with_and_without_its_name() {
         let id = history.publishes(PUBLISHER, 0);
         history.gets(receiver, id, &comes);
         history.gets(receiver, id, &comes);
-        history.is_wrong(what);
+        history.finds(what);
     }
 }
 
@@ -233,12 +233,12 @@ fn an_empty_publication_comes_to_nobody_who_did_not_ask_for_it() {
     history.subscribes(V3, "another/topic", None);
     let id = history.publishes(PUBLISHER, 0);
     history.gets(V3, id, &Comes::plain());
-    history.is_wrong("no subscription asked for it");
+    history.finds("no subscription asked for it");
 
     let mut history = before_a_clear();
     let id = history.publishes(PUBLISHER, 0);
     history.gets(V5, id, &Comes::for_id(8));
-    history.is_wrong("no subscription asked for it");
+    history.finds("no subscription asked for it");
 }
 
 #[test]
@@ -246,7 +246,7 @@ fn an_empty_publication_comes_at_no_higher_qos() {
     let mut history = before_a_clear();
     let id = history.publishes(PUBLISHER, 0);
     history.gets(V3, id, &Comes { qos: QoS::ExactlyOnce, ..Comes::plain() });
-    history.is_wrong("ExactlyOnce where AtLeastOnce was due");
+    history.finds("ExactlyOnce where AtLeastOnce was due");
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn nothing_empty_comes_as_if_it_were_retained() {
     let mut history = before_a_clear();
     let id = history.publishes(PUBLISHER, 0);
     history.gets(V3, id, &Comes { retain: true, ..Comes::plain() });
-    history.is_wrong("it is empty, and comes as if it were retained");
+    history.finds("it is empty, and comes as if it were retained");
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn nothing_empty_comes_to_who_asks_later() {
     let id = history.publishes(PUBLISHER, 0);
     history.subscribes(V5, TOPIC, Some(7));
     history.gets(V5, id, &Comes::for_id(7));
-    history.is_wrong("it is empty, and was acknowledged before anybody asked for it");
+    history.finds("it is empty, and was acknowledged before anybody asked for it");
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn empty_publications_come_in_their_order() {
     let [first, second] = [0, 20].map(|bytes| history.publishes(PUBLISHER, bytes));
     history.gets(V5, second, &Comes::for_id(7));
     history.gets(V5, first, &Comes::for_id(7));
-    history.is_wrong("after publication 1, which was sent later");
+    history.finds("after publication 1, which was sent later");
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn properties_come_as_they_were_sent() {
         properties: Some(Box::new(changed)),
     };
     history.comes(V5, &message);
-    history.is_wrong("and was sent with");
+    history.finds("and was sent with");
 
     let mut history = before_a_clear();
     let id = history.publishes(PUBLISHER, 0);
@@ -302,7 +302,183 @@ fn properties_come_as_they_were_sent() {
         Message { subscription_ids: Vec::new().into(), properties: Some(Box::new(changed)), ..message };
     history.comes(V3, &message);
     assert_eq!(id, PubId(0));
-    history.is_wrong("it has no name, and comes with");
+    history.finds("it has no name, and comes with");
+}
+
+// ---- What is retained.
+
+impl History {
+    /// The broker retains it when all is quiet.
+    fn retains(&mut self, id: PubId) {
+        self.retained.insert(TOPIC.into(), id);
+    }
+}
+
+#[test]
+fn the_last_acknowledged_value_is_retained() {
+    let mut history = History::new();
+    history.publishes(PUBLISHER, 20);
+    let last = history.publishes(V5, 20);
+    history.retains(last);
+    history.finds_nothing();
+}
+
+#[test]
+fn a_value_without_acknowledgement_may_have_come_last() {
+    let mut history = History::new();
+    let unsure = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.publishes(V5, 20);
+    history.retains(unsure);
+    history.finds_nothing();
+}
+
+#[test]
+fn a_value_of_qos_0_does_not_stand_over_what_came_behind_it() {
+    let mut history = History::new();
+    let stale = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.publishes(PUBLISHER, 20);
+    history.retains(stale);
+    history.finds("which was replaced; the newest acknowledged is publication 1");
+}
+
+#[test]
+fn a_value_of_qos_0_that_was_seen_does_not_stand_over_what_was_sent_later() {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let stale = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.gets(V3, stale, &Comes { qos: QoS::AtMostOnce, ..Comes::plain() });
+    let last = history.publishes(V5, 20);
+    history.gets(V3, last, &Comes::plain());
+    history.retains(stale);
+    history.finds("which was replaced; the newest acknowledged is publication 1");
+}
+
+#[test]
+fn a_repeated_value_does_not_stand_over_what_was_sent_after_its_acknowledgement() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut history = History::new();
+        let stale = history.sends(PUBLISHER, qos, 20);
+        history.connects(PUBLISHER);
+        history.oracle.on_repeated(stale);
+        history.is_done(stale);
+        history.publishes(V5, 20);
+        history.retains(stale);
+        history.finds("which was replaced; the newest acknowledged is publication 1");
+    }
+}
+
+#[test]
+fn what_was_cleared_at_qos_0_before_is_no_excuse() {
+    let mut history = History::new();
+    history.sends(PUBLISHER, QoS::AtMostOnce, 0);
+    history.publishes(PUBLISHER, 20);
+    history.finds("nothing is retained on t/1, where publication 1 was acknowledged");
+}
+
+#[test]
+fn an_older_value_of_qos_0_does_not_come_after_a_newer_one() {
+    let mut history = History::new();
+    history.subscribes(V5, TOPIC, Some(7));
+    history.subscribes(V3, TOPIC, None);
+    let older = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.gets(V3, older, &Comes { qos: QoS::AtMostOnce, ..Comes::plain() });
+    let newer = history.sends(V5, QoS::AtMostOnce, 20);
+    let comes = Comes { qos: QoS::AtMostOnce, ..Comes::for_id(7) };
+    history.gets(V5, newer, &comes);
+    history.gets(V5, older, &comes);
+    history.finds("an older retained value after the newer publication 1");
+}
+
+#[test]
+fn retained_bytes_are_those_of_the_values_and_little_more() {
+    let mut history = History::new();
+    let id = history.publishes(PUBLISHER, 1_000);
+    let found = BTreeMap::from([(Text::from(TOPIC), id)]);
+    let possible = history.oracle.bytes_retained(&found);
+    assert!(!possible.contains(&1_002), "topic and payload alone are {possible:?}");
+    assert!(possible.contains(&1_003));
+    assert!(!possible.contains(&(2 * 1_003)), "two values are charged for one: {possible:?}");
+    assert!(!history.oracle.bytes_retained(&BTreeMap::new()).contains(&1));
+}
+
+// ---- The books.
+
+/// Two publications that came to their subscriber, and a shared subscription that nothing came for.
+fn with_a_group() -> History {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    history.subscribes(V5, "$share/group/another/topic", Some(7));
+    for _ in 0..2 {
+        let id = history.publishes(PUBLISHER, 20);
+        history.gets(V3, id, &Comes::plain());
+        history.retains(id);
+    }
+    history
+}
+
+#[test]
+fn what_a_member_gives_back_may_go_twice_and_nothing_else() {
+    with_a_group().finds_nothing();
+
+    let mut history = with_a_group();
+    history.counters.messages_matched -= 1;
+    history.finds("the books: 1 messages matched, 2 sent, dropped or expired");
+
+    let mut history = with_a_group();
+    history.counters.messages_matched -= 1;
+    history.counters.group_given_back += 1;
+    history.finds_nothing();
+
+    let mut history = with_a_group();
+    history.counters.dropped_session_end += 1;
+    history.counters.messages_matched += 2;
+    history.finds("the books: 4 messages matched, 3 sent, dropped or expired");
+}
+
+#[test]
+fn nothing_is_received_more_often_than_it_was_sent() {
+    let mut history = History::new();
+    let id = history.sends(PUBLISHER, QoS::AtLeastOnce, 20);
+    history.connects(PUBLISHER);
+    history.oracle.on_repeated(id);
+    history.is_done(id);
+    history.retains(id);
+    history.counters.publishes_received = 2;
+    assert_eq!(history.settles(), None);
+    history.counters.publishes_received = 3;
+    history.finds("the books: 1 to 2 publications were received");
+}
+
+#[test]
+fn what_a_client_has_seen_was_received() {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.sends(PUBLISHER, QoS::AtMostOnce, 20);
+    history.gets(V3, id, &Comes { qos: QoS::AtMostOnce, ..Comes::plain() });
+    history.counters.publishes_received = 0;
+    history.finds("the books: 1 to 1 publications were received");
+}
+
+#[test]
+fn what_was_sent_came_or_was_lost_with_a_connection() {
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.publishes(PUBLISHER, 20);
+    history.gets(V3, id, &Comes::plain());
+    history.retains(id);
+    history.counters.publishes_sent += 1;
+    history.counters.messages_matched += 1;
+    history.finds("the books: 1 to 1 messages came to clients for the first time");
+
+    let mut history = History::new();
+    history.subscribes(V3, TOPIC, None);
+    let id = history.publishes(PUBLISHER, 20);
+    history.counters.publishes_sent += 1;
+    history.counters.messages_matched += 1;
+    history.connects(V3);
+    history.gets(V3, id, &Comes { dup: true, ..Comes::plain() });
+    history.retains(id);
+    history.finds_nothing();
 }
 
 const CLIENTS: usize = 4;
