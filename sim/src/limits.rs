@@ -414,8 +414,9 @@ const PUBACK: u8 = 0x40;
 /// What a connected client with a few subscriptions is charged with, at most, while little waits for it.
 const MEMORY_PER_CLIENT: usize = 8 * 1024;
 
-/// Above its ceiling a shard may be charged so much for each client: what was on its way when the ceiling was reached.
-const MEMORY_SLACK: usize = 64 * 1024;
+/// Above its ceiling a shard may be charged so much for each client: what was on its way when the ceiling was reached, a
+/// packet that is not whole (up to 16 KiB, then its client is cut) and one that is written.
+const MEMORY_SLACK: usize = 32 * 1024;
 
 /// A session asks for so many retained messages at a time.
 const PULL_MESSAGES_MAX: usize = 32;

@@ -171,7 +171,12 @@ impl Shard {
         debug_assert!(queued.qos > QoS::AtMostOnce, "QoS 0 waits for nobody");
         self.counters.messages_matched += 1;
         let session = &mut self.sessions[key];
-        let connected = matches!(session.presence, Presence::Online { .. } | Presence::Arriving { .. });
+        let connected = match session.presence {
+            Presence::Online { .. } => true,
+            // It arrives when what its own client has published before is accepted: that cannot wait for its arrival.
+            Presence::Arriving { .. } => queued.message.publisher != session.publisher,
+            Presence::Offline { .. } | Presence::Leaving { .. } => false,
+        };
         if session.parked.is_empty() {
             match session.outbound.offer(queued, &self.limits) {
                 Offer::Taken => self.list_session(key),
@@ -207,7 +212,10 @@ impl Shard {
             self.tell_loss(Subject::Session(key), Why::Qos0Offline, message);
             return;
         }
+        // The queue may be empty before those that wait for room are in it: messages of a group are taken back.
+        let others_wait = session.parked.front().is_some_and(Parked::is_transient);
         if let Some(link) = session.link()
+            && !others_wait
             && session.outbound.is_idle()
             && self.write_once(now, link, message, how)
         {
@@ -215,7 +223,7 @@ impl Shard {
         }
         let session = &mut self.sessions[key];
         let queued = Session::entry(message, how);
-        if session.parked.front().is_some_and(Parked::is_transient) {
+        if others_wait {
             return self.park_once(now, key, queued, hold);
         }
         match session.outbound.offer(queued, &self.limits) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use quelea_mqtt::Version;
 use quelea_shard::{OnSlow, Settings};
 
-use super::wire::{CONNACK_5, connect_5, connect_311, wire};
+use super::wire::{CONNACK_5, CONNACK_5_PRESENT, connect_5, connect_311, wire};
 use crate::bed::{Bed, Client};
 
 /// A subscriber of `slow`, QoS 1, that takes one message at a time.
@@ -259,6 +259,42 @@ fn at_the_memory_ceiling_work_is_refused_in_order_and_the_broker_lives() {
     bed.hears(other, "40 .. 0002; 40 .. 0004");
     let late = bed.opens(0, &connect_5("02", "late", ""));
     bed.hears(late, CONNACK_5);
+}
+
+/// A client before MQTT 5 is cut at once, whatever acknowledgement comes before: what it has sent behind the refused
+/// publication may not be accepted before that comes again.
+#[test]
+fn who_cannot_be_told_of_full_memory_is_cut_while_an_earlier_acknowledgement_waits() {
+    let mut bed = Bed::with(1, &little_memory());
+    slow_subscriber(&mut bed);
+    let publisher = bed.five(0, "p");
+    let three = bed.three(0, "three");
+    let payload = "x".repeat(8_000);
+    for n in 1..=16 {
+        bed.says(publisher, &format!("32 .. 0004'slow' {n:04X} 00 '{payload}'"));
+        if n == 9 {
+            bed.says(three, "32 .. 0004'slow' 0001 'x'");
+        }
+    }
+    bed.hears_nothing(three);
+    assert!(bed.counter("memory_bytes") >= LITTLE as u64);
+    let refused = bed.counter("publishes_refused");
+    bed.says(three, "32 .. 0001't' 0002 'x'");
+    bed.hears_and_is_closed(three, "");
+    assert_eq!(bed.counter("publishes_refused"), refused + 1);
+}
+
+/// Who has a session takes no place, so its client always comes back to it.
+#[test]
+fn at_the_maximum_of_sessions_who_has_one_is_let_in() {
+    let mut bed = Bed::with(1, &Settings { sessions_max: 1, ..Settings::default() });
+    let kept = bed.five_with(0, "kept", "11 0000003C");
+    bed.says(kept, "E0 00");
+    let late = bed.opens(0, &connect_5("02", "late", ""));
+    bed.hears_and_is_closed(late, "20 .. 00 97 00");
+    let again = bed.opens(0, &connect_5("00", "kept", "11 0000003C"));
+    bed.hears(again, CONNACK_5_PRESENT);
+    assert_eq!((bed.counter("sessions"), bed.counter("connects_refused")), (1, 1));
 }
 
 /// What a stranger sends counts as well: nobody fills memory with half a CONNECT.
