@@ -1,6 +1,7 @@
 //! The broker's counters against what happened.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use quelea_mqtt::QoS;
 use quelea_shard::counters::Counters;
@@ -90,14 +91,19 @@ impl Oracle {
         let mut lost = 0;
         let mut counted: BTreeSet<(usize, u32, usize)> = BTreeSet::new();
         for sub in &self.subscriptions {
-            let Some(connecting) = self.clients[sub.actor].connecting else { continue };
-            if sub.sent < connecting && !sub.is_shared() {
+            let client = &self.clients[sub.actor];
+            if client.connecting.is_none() {
+                continue;
+            }
+            // Until CONNACK the broker may still write to the connection before.
+            let before = |sent: Instant| client.connected.is_none_or(|connected| sent < connected);
+            if before(sub.sent) && !sub.is_shared() {
                 // What is retained comes once more for each subscription.
                 lost += sub.matches.iter().filter(|matches| **matches).count() as u64;
             }
             for (index, publication) in self.publications.iter().enumerate() {
-                let possible = publication.sent < connecting
-                    && self.may_have_matched_one(sub, self.topic_of[index], index);
+                let possible =
+                    before(publication.sent) && self.may_have_matched_one(sub, self.topic_of[index], index);
                 if !possible || !sub.is_shared() && !counted.insert((sub.actor, sub.session, index)) {
                     continue;
                 }
