@@ -17,7 +17,7 @@ use toml::{Spanned, Table, Value};
 
 use super::keys::{self, Key, LISTENERS, Section};
 use super::shape::shown;
-use super::syntax::{self, Mended, line_of};
+use super::syntax::{self, LineStarts, Mended};
 use super::value::{Held, faults, impossible, plain};
 use super::{Origin, Problem};
 
@@ -68,7 +68,8 @@ fn contents(path: &Path) -> Result<String, (usize, String)> {
 
 fn parse(path: &Path, text: &str) -> FileLayer {
     let Mended { text, slips, is_torn } = syntax::mend(text);
-    let mut reader = Reader { path, text: &text, layer: FileLayer { is_torn, ..FileLayer::default() } };
+    let starts = LineStarts::of(&text);
+    let mut reader = Reader { path, starts, layer: FileLayer { is_torn, ..FileLayer::default() } };
     for slip in slips {
         if let Some(key) = slip.key.clone().filter(|_| !slip.has_value) {
             reader.layer.unread.insert(key);
@@ -85,7 +86,7 @@ fn parse(path: &Path, text: &str) -> FileLayer {
 
 struct Reader<'a> {
     path: &'a Path,
-    text: &'a str,
+    starts: LineStarts,
     layer: FileLayer,
 }
 
@@ -215,7 +216,7 @@ impl Reader<'_> {
     }
 
     fn found(&mut self, name: &str, span: Range<usize>) {
-        let origin = self.origin(line_of(self.text, span.start));
+        let origin = self.origin(self.starts.line_of(span.start));
         self.layer.origins.insert(name.to_owned(), origin);
     }
 
@@ -225,7 +226,7 @@ impl Reader<'_> {
     }
 
     fn problem(&mut self, name: &str, what: String, span: Range<usize>) {
-        let origin = self.origin(line_of(self.text, span.start));
+        let origin = self.origin(self.starts.line_of(span.start));
         self.layer.problems.push(Problem { origin, key: Some(name.to_owned()), what });
     }
 

@@ -42,10 +42,12 @@ const MENDS_MAX: usize = 100;
 pub(super) fn mend(text: &str) -> Mended {
     let mut mended = Mended { text: text.to_owned(), slips: Vec::new(), is_torn: false };
     let lines = Lines::of(text);
+    // Blanking moves no line.
+    let starts = LineStarts::of(text);
     for _ in 0..MENDS_MAX {
         let current = mended.text.clone();
         let (document, errors) = DeTable::parse_recoverable(&current);
-        let errors = by_line(&current, &errors);
+        let errors = by_line(&starts, &errors);
         let is_last = errors.values().all(|error| is_duplicate(error));
         for (line, error) in errors {
             match (lines.number(line), is_duplicate(error)) {
@@ -83,10 +85,10 @@ impl Mended {
 }
 
 /// The first of each line: what follows on the same line follows from it.
-fn by_line<'a>(text: &str, errors: &'a [Error]) -> BTreeMap<usize, &'a Error> {
+fn by_line<'a>(starts: &LineStarts, errors: &'a [Error]) -> BTreeMap<usize, &'a Error> {
     let mut by_line = BTreeMap::new();
     for error in errors {
-        let line = error.span().map_or(0, |span| line_of(text, span.start));
+        let line = error.span().map_or(0, |span| starts.line_of(span.start));
         by_line.entry(line).or_insert(error);
     }
     by_line
@@ -96,9 +98,21 @@ fn is_duplicate(error: &Error) -> bool {
     error.message() == "duplicate key"
 }
 
-/// From 1.
-pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+/// Where the lines of a text begin.
+pub(super) struct LineStarts {
+    starts: Vec<usize>,
+}
+
+impl LineStarts {
+    pub(super) fn of(text: &str) -> Self {
+        let behind_breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { starts: std::iter::once(0).chain(behind_breaks).collect() }
+    }
+
+    /// The line of the byte at `offset`, from 1.
+    pub(super) fn line_of(&self, offset: usize) -> usize {
+        self.starts.partition_point(|start| *start <= offset)
+    }
 }
 
 /// What the lines of a file are about, as far as can be seen line by line.
@@ -244,9 +258,9 @@ mod tests {
 
     #[test]
     fn lines_are_counted_from_one() {
-        assert_eq!(line_of("a\nb\nc", 0), 1);
-        assert_eq!(line_of("a\nb\nc", 2), 2);
-        assert_eq!(line_of("a\nb\nc", 99), 3);
+        let starts = LineStarts::of("a\nb\n\nc");
+        let lines = [0, 1, 2, 3, 4, 5, 99].map(|offset| starts.line_of(offset));
+        assert_eq!(lines, [1, 1, 2, 2, 3, 4, 4]);
     }
 
     #[test]
