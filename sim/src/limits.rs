@@ -266,9 +266,10 @@ impl World {
         }
     }
 
-    /// What is retained and expires has expired, and the broker has had the time to notice.
+    /// What is retained and expires has expired, and the broker has had the time to notice; so have sessions whose messages fill
+    /// memory, and there is room for the probe.
     pub(crate) fn outlive_retained(&mut self) -> Result<(), String> {
-        if self.mortal_percent() == 0 {
+        if self.mortal_percent() == 0 && self.limits().memory_bytes.is_none() {
             return Ok(());
         }
         let end = self.now + RETAINED_LASTS;
