@@ -115,6 +115,14 @@ pub struct Fill {
     pub group_bytes: usize,
 }
 
+/// Credit that a session lends a group at a time.
+#[cfg(feature = "witness")]
+pub const LENT_MAX: usize = crate::session::LEND_MAX as usize;
+
+/// Retained messages that a session asks for at a time.
+#[cfg(feature = "witness")]
+pub const PULLED_MAX: usize = crate::shard::PULL_MESSAGES_MAX;
+
 /// Whose message it is that goes no further.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(not(feature = "witness"), expect(dead_code, reason = "nobody asks"))]

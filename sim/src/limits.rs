@@ -2,7 +2,8 @@
 //! that are dropped, and clients that get on when there is room again.
 //!
 //! They come from a stream of random numbers of their own, so that a run in which none is drawn is the run that it would be
-//! without this module. What follows from each is judged by `oracle/limits.rs`; that none is exceeded, after each turn.
+//! without this module. Who is refused and that none is exceeded is judged here, where clients and shards are; what follows for
+//! messages in `oracle/limits.rs`.
 
 use core::fmt;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use quelea_mqtt::{QoS, ReasonCode, Version};
 use quelea_shard::Settings;
+use quelea_shard::witness::{LENT_MAX, PULLED_MAX};
 
 use crate::actor::{Character, Role};
 use crate::profile::{Plan, Profile};
@@ -334,7 +336,6 @@ impl World {
         let settings = &self.plan.settings;
         let habits = &self.plan.habits;
         let clients = self.actors.len();
-        // A session that moves finds its place taken, and takes another.
         let moves: u64 = self.nodes.iter_mut().map(|node| node.shard.counters().sessions_moved).sum();
         let node = &mut self.nodes[shard];
         let fill = node.shard.fill();
@@ -342,14 +343,11 @@ impl World {
         let (replays, groups) = (habits.retain_percent > 0, habits.share_percent > 0);
         // What a session asked for comes whether there is room or not: one pull, and what its groups were lent. What was
         // collected for one that moved, too.
-        let moved = if self.plan.shards > 1 {
-            (settings.queue_messages_max, settings.queue_bytes_max)
-        } else {
-            (0, 0)
-        };
-        let taken = if replays { PULL_MESSAGES_MAX } else { 0 }
-            + if groups { LEND_MAX.max(settings.queue_messages_max / 2) } else { 0 };
-        let back = LEND_MAX * clients * usize::from(groups);
+        let moved = if moves > 0 { (settings.queue_messages_max, settings.queue_bytes_max) } else { (0, 0) };
+        let taken = if replays { PULLED_MAX } else { 0 }
+            + if groups { LENT_MAX.max(settings.queue_messages_max / 2) } else { 0 };
+        let back = LENT_MAX * clients * usize::from(groups);
+        // A session that moves finds its place taken, and takes another.
         let arriving = (c.links - c.sessions_connected + moves) as usize;
         let figures = [
             ("messages of a queue", fill.queue_messages, settings.queue_messages_max + moved.0 + taken),
@@ -418,12 +416,6 @@ const MEMORY_PER_CLIENT: usize = 8 * 1024;
 /// Above its ceiling a shard may be charged so much for each client: what was on its way when the ceiling was reached, a
 /// packet that is not whole (up to 16 KiB, then its client is cut) and one that is written.
 const MEMORY_SLACK: usize = 32 * 1024;
-
-/// A session asks for so many retained messages at a time.
-const PULL_MESSAGES_MAX: usize = 32;
-
-/// A session lends a group so much credit at a time.
-const LEND_MAX: usize = 16;
 
 /// The largest message, with what a queue is charged for it.
 const MESSAGE_BYTES_MAX: usize = 21_000;

@@ -58,6 +58,8 @@ use tickets::Tickets;
 pub(crate) use accept::Matcher;
 pub(crate) use homes::Home;
 pub(crate) use peers::Peer;
+#[cfg(feature = "witness")]
+pub(crate) use retained::PULL_MESSAGES_MAX;
 pub(crate) use retained::Pull;
 pub(crate) use subscribe::PendingAnswer;
 

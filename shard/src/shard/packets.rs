@@ -206,7 +206,7 @@ impl Shard {
                 link.received_in_flight = link.received_in_flight.saturating_sub(1);
             }
             if reason == ReasonCode::QUOTA_EXCEEDED && link.version < Version::V5 {
-                // It cannot be told, and an acknowledgement would be a promise.
+                // A repetition of what a former connection is refused: it cannot be told here either.
                 return self.disconnect(now, key, reason);
             }
             write_ack(link, kind, id, reason);
@@ -237,14 +237,7 @@ impl Shard {
         };
         debug_assert!(publish.qos > QoS::AtMostOnce);
         self.counters.publishes_refused += 1;
-        self.settle_ack(key, number, ReasonCode::QUOTA_EXCEEDED);
-        if self.links[key].version < Version::V5 {
-            // At once, whatever its turn among the acknowledgements: it will come again, and behind what follows it here if
-            // that were accepted meanwhile.
-            self.disconnect(now, key, ReasonCode::QUOTA_EXCEEDED);
-            return Ok(());
-        }
-        self.send_acks(now, key);
+        self.acknowledge(now, key, number, ReasonCode::QUOTA_EXCEEDED);
         Ok(())
     }
 

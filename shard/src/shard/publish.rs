@@ -12,7 +12,7 @@
 
 use std::time::Instant;
 
-use quelea_mqtt::{PacketId, QoS, ReasonCode};
+use quelea_mqtt::{PacketId, QoS, ReasonCode, Version};
 use quelea_router::ShardId;
 
 use crate::envelope::{Accepted, Deliver, Forward, LinkKey, SessionKey, TicketKey};
@@ -219,11 +219,23 @@ impl Shard {
             self.relieved_links.push(key);
         }
         if let Some(number) = ack {
-            self.settle_ack(key, number, reason);
-            self.send_acks(now, key);
+            self.acknowledge(now, key, number, reason);
         }
         if has_followers {
             self.publish_deferred(now, key);
+        }
+    }
+
+    /// Enters what a publication's acknowledgement is to say, and lets it leave when its turn comes. Who cannot be told that
+    /// there is no room would take any acknowledgement for a promise and is cut: at once, for the publication comes again,
+    /// behind what follows it here if that were accepted meanwhile.
+    pub(super) fn acknowledge(&mut self, now: Instant, key: LinkKey, number: u64, reason: ReasonCode) {
+        self.settle_ack(key, number, reason);
+        let link = &self.links[key];
+        if reason == ReasonCode::QUOTA_EXCEEDED && link.version < Version::V5 && link.session().is_some() {
+            self.disconnect(now, key, reason);
+        } else {
+            self.send_acks(now, key);
         }
     }
 
@@ -244,6 +256,7 @@ impl Shard {
         let Some(session) = link.session().or(link.former) else { return };
         if let Some(session) = self.sessions.get_mut(session) {
             session.inbound.on_refused(id);
+            session.recharge();
         }
         while let Some(link) = next.and_then(|next| self.links.get_mut(next)) {
             link.acks.refuse_repeated(id, reason);
@@ -343,8 +356,7 @@ impl Shard {
                     self.relieved_links.push(key);
                 }
                 if let Some(number) = next.ack {
-                    self.settle_ack(key, number, reason);
-                    self.send_acks(now, key);
+                    self.acknowledge(now, key, number, reason);
                 }
             }
             self.work += PACKET_WORK;

@@ -193,7 +193,7 @@ impl Shard {
 }
 
 /// Retained messages fetched at once: enough to keep a connection busy, small beside a queue.
-const PULL_MESSAGES_MAX: usize = 32;
+pub(crate) const PULL_MESSAGES_MAX: usize = 32;
 
 /// What is looked at for one pull: some tens of microseconds, a hundred where topics are long.
 const PULL_BUDGET: WalkBudget = WalkBudget { steps: 1_000, bytes: 64 * 1024 };

@@ -85,5 +85,6 @@ impl Oracle {
     }
 }
 
-/// A PUBLISH beside topic and payload: header, lengths, identifier, expiry, and the identifiers of twenty subscriptions.
-const PUBLISH_REST_BYTES_MAX: usize = 120;
+/// A PUBLISH beside topic and payload: header, lengths, identifier, expiry, the properties in which an empty one has its name
+/// (90 bytes), and the identifiers of thirty subscriptions.
+const PUBLISH_REST_BYTES_MAX: usize = 220;

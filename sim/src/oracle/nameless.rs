@@ -220,10 +220,14 @@ impl Oracle {
         let of_client = |actor: &usize| {
             let lost = self.nameless.lost_by_client.get(actor).map_or(&[][..], Vec::as_slice);
             let transient = lost.iter().filter(|why| is_transient(**why)).count();
-            ((lost.len() - transient) as u32, transient as u32 + self.nameless.lost_by_everybody)
+            ((lost.len() - transient) as u32, transient as u32)
         };
+        let by_all = self.nameless.lost_by_everybody;
         let filter = match whose {
-            Whose::Session(actor, _) => return of_client(actor),
+            Whose::Session(actor, _) => {
+                let (lost, transient) = of_client(actor);
+                return (lost, transient + by_all);
+            }
             Whose::Group(filter) => filter,
         };
         let members: BTreeSet<usize> = self
@@ -233,7 +237,7 @@ impl Oracle {
             .map(|sub| sub.actor)
             .collect();
         let own = self.nameless.lost_by_group.get(filter).copied().unwrap_or_default();
-        members.iter().map(of_client).fold((own, 0), |sum, lost| (sum.0 + lost.0, sum.1 + lost.1))
+        members.iter().map(of_client).fold((own, by_all), |sum, lost| (sum.0 + lost.0, sum.1 + lost.1))
     }
 }
 
