@@ -240,6 +240,13 @@ impl Outbound {
         self.waiting_bytes
     }
 
+    /// Whether more waits than two queues may hold.
+    pub(crate) fn is_over_twice(&self, limits: &OutboundLimits) -> bool {
+        let waiting = self.waiting();
+        waiting > limits.messages_max.saturating_mul(2)
+            || waiting > 1 && self.waiting_bytes > limits.bytes_max.saturating_mul(2)
+    }
+
     /// Deliveries that the client has not finished.
     pub fn in_flight(&self) -> usize {
         self.inflight.len()

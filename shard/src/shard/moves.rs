@@ -209,6 +209,7 @@ impl Shard {
         arriving.recharge();
         arriving.presence = Presence::Offline { expires: sessions::expiry(now, value.expiry_s) };
         let identity = Arc::clone(&arriving.identity);
+        self.shorten_arrived(key);
         self.send_control(self.home_of(&identity.client_id), Control::Settled { identity });
         if self.is_claiming(link) {
             self.connected(now, link, key, true);
@@ -216,6 +217,18 @@ impl Shard {
             self.counters.dropped_qos0_offline += self.sessions[key].outbound.on_disconnected() as u64;
             self.resolve_parked(now, key);
             self.arm_session(key);
+        }
+    }
+
+    /// What the session held and what was collected for it were within the limits, each by itself. More than both together
+    /// has come by several moves, between which the client read nothing: a queue of any length, if it were kept.
+    fn shorten_arrived(&mut self, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(key)
+            && session.outbound.is_over_twice(&self.limits)
+            && let Some(oldest) = session.outbound.drop_oldest()
+        {
+            self.counters.dropped_offline_full += 1;
+            self.tell_loss(Subject::Session(key), Why::OfflineFull, &oldest.message);
         }
     }
 }
