@@ -62,6 +62,8 @@ pub(crate) struct Actor {
     pub(crate) connections: u32,
     /// CONNACK was seen on the present connection.
     pub(crate) was_connected: bool,
+    /// When the last connection on which CONNACK was seen ended, by the broker's clock.
+    pub(crate) parted_at: Option<Instant>,
     /// Nobody has connected with this core yet.
     pub(crate) fresh: bool,
     pub(crate) will: Option<PubId>,
@@ -106,6 +108,7 @@ impl Actor {
             shard: 0,
             connections: 0,
             was_connected: false,
+            parted_at: None,
             fresh: true,
             will: None,
             refused: None,

@@ -1,6 +1,6 @@
 //! What clients do of their own accord.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quelea_client::{Farewell, Properties, Publish, Refusal, Subscription, Text};
 use quelea_mqtt::{QoS, ReasonCode, RetainHandling, SubscriptionOptions, Version};
@@ -42,6 +42,7 @@ impl World {
         let v5 = character.version == Version::V5;
         let clean = !character.persistent
             || player.fresh && v5
+            || v5 && self.has_outlived_its_session(actor)
             || storm && v5 && again && self.percent(clean_percent) && character.role == Role::Player;
         if clean && !self.actors[actor].fresh {
             self.renew(actor, true);
@@ -55,6 +56,16 @@ impl World {
         }
         let shard = self.actors[actor].shard;
         self.open(actor, shard);
+    }
+
+    /// Whether a client has asked for its session in vain until that had expired. A CONNECT that was not answered may have
+    /// begun another then, which the next CONNECT would find: neither side could tell that it is not the one that the
+    /// client remembers.
+    fn has_outlived_its_session(&self, actor: usize) -> bool {
+        let player = &self.actors[actor];
+        let lasts = Duration::from_secs(player.character.session_expiry_s.into());
+        let is_over = |parted: Instant| self.broker_now().saturating_duration_since(parted) > lasts;
+        !player.was_connected && player.parted_at.is_some_and(is_over)
     }
 
     /// A new core for a client: it remembers nothing.

@@ -156,7 +156,11 @@ impl World {
     }
 
     pub(crate) fn lost_connection(&mut self, actor: usize, farewell: bool) {
+        let at = self.broker_now();
         let player = &mut self.actors[actor];
+        if player.was_connected {
+            player.parted_at = Some(at);
+        }
         let unsure: Vec<_> = player.publishing.values().copied().collect();
         let (will, connected) = (player.will, player.was_connected);
         let character = &player.character;
