@@ -47,6 +47,7 @@ fn it_waits_for_ready_reloads_by_sighup_and_leaves_mistakes_alone() {
     assert_eq!(value("Type"), "notify");
     assert_eq!(value("ExecReload"), "/bin/kill -HUP $MAINPID");
     assert_eq!((value("Restart"), value("RestartPreventExitStatus")), ("on-failure", "2"));
+    assert_eq!(value("StartLimitIntervalSec"), "0", "an address may come late");
 }
 
 #[test]
