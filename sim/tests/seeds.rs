@@ -282,7 +282,11 @@ const LIMITS_SEEDS: std::ops::Range<u64> = 0..40;
 
 /// Each of these failed before the broker, the oracle or the run was mended; what was wrong is in the log of the commits
 /// that name them. What is upstream's is under "Known limits" in `docs/simulator.md`.
-const FOUND: [(Profile, u64); 33] = [
+const FOUND: [(Profile, u64); 37] = [
+    (Profile::Limits, 41),
+    (Profile::Limits, 84),
+    (Profile::Limits, 160),
+    (Profile::Limits, 162),
     (Profile::Handshakes, 33_090),
     (Profile::Limits, 4_043),
     (Profile::Limits, 1_622),
