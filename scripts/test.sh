@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs every test that CI runs, installing what they need first. On a machine with two cores: twenty minutes from nothing,
-# ten minutes when everything is built.
+# Runs every test that CI runs, installing what they need first. On a quiet machine with two cores: over twenty minutes from nothing,
+# fifteen when everything is built.
 #
 #   scripts/test.sh            everything
 #   scripts/test.sh rust       formatting, lints and the Rust tests only
