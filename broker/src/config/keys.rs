@@ -218,26 +218,8 @@ pub(super) const SECTIONS: &[Section] = &[
                 .unset("that of the development certificate", "\"/etc/quelea/key.pem\""),
         ],
     },
-    Section {
-        name: "ws",
-        purpose: "MQTT over WebSocket.",
-        keys: &[
-            key_of("listen", Shape::Addresses, "TCP addresses."),
-            ALLOW_ANONYMOUS,
-            key_of("path", Shape::UrlPath, "Path of the request that opens a WebSocket."),
-            ORIGINS,
-        ],
-    },
-    Section {
-        name: "wss",
-        purpose: "MQTT over WebSocket in TLS.",
-        keys: &[
-            key_of("listen", Shape::Addresses, "TCP addresses."),
-            ALLOW_ANONYMOUS,
-            key_of("path", Shape::UrlPath, "Path of the request that opens a WebSocket."),
-            ORIGINS,
-        ],
-    },
+    Section { name: "ws", purpose: "MQTT over WebSocket.", keys: WEBSOCKET_KEYS },
+    Section { name: "wss", purpose: "MQTT over WebSocket in TLS.", keys: WEBSOCKET_KEYS },
     Section {
         name: LISTENERS,
         purpose: "A further listener, with what is its own; as many of these sections as there are listeners.",
@@ -299,6 +281,14 @@ pub(super) const SECTIONS: &[Section] = &[
             ),
         ],
     },
+];
+
+/// Of WebSocket, in TLS or not.
+const WEBSOCKET_KEYS: &[Key] = &[
+    key_of("listen", Shape::Addresses, "TCP addresses."),
+    ALLOW_ANONYMOUS,
+    key_of("path", Shape::UrlPath, "Path of the request that opens a WebSocket."),
+    ORIGINS,
 ];
 
 const LISTENER_KEYS: &[Key] = &[
